@@ -1,0 +1,48 @@
+"""imgeval: how good a generated image is, and how well it matches its prompt.
+
+    from imgeval import Client
+    with Client("localhost:8001") as client:
+        result = client.score("image.jpg", "a red car in the snow")
+    print(result.score, result.metrics["clip"].raw)
+
+Names are imported when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imgeval.client import Client
+    from imgeval.errors import (
+        BuildError,
+        DeadlineExceededError,
+        EmbeddedServerError,
+        ImgevalError,
+        InvalidInputError,
+        ServerFailedError,
+        ServerUnavailableError,
+    )
+    from imgeval.result import MetricValue, Result
+
+__all__ = [
+    "BuildError",
+    "Client",
+    "DeadlineExceededError",
+    "EmbeddedServerError",
+    "ImgevalError",
+    "InvalidInputError",
+    "MetricValue",
+    "Result",
+    "ServerFailedError",
+    "ServerUnavailableError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = {"Client": "client", "Result": "result", "MetricValue": "result"}.get(name, "errors")
+    return getattr(importlib.import_module(f"imgeval.{module}"), name)

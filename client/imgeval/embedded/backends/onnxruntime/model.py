@@ -1,0 +1,64 @@
+"""The backend "onnxruntime" of the embedded server: serves `model.onnx` as Triton's native backend of that name does.
+
+A python-based backend, so that the very same repository and `config.pbtxt` run here and on the native backend inside
+NVIDIA's container. The engine is OpenVINO, which reads ONNX files and was measured to be the faster one on CPUs (see
+docs/engine.md). It honours the config's `instance_group` (Triton starts one process for each) and the native backend's
+parameter `intra_op_thread_count`.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import openvino
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+        path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
+        self.name = args["model_name"]
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.outputs = [tensor["name"] for tensor in config["output"]]
+        core = openvino.Core()
+        self.compiled = core.compile_model(
+            core.read_model(path),
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": int(parameters.get("intra_op_thread_count", "0")),  # 0: as many as there are cores
+                # OpenVINO's own default is bfloat16 where the CPU has it; a config that says nothing means float32.
+                "INFERENCE_PRECISION_HINT": "f32",
+                "PERFORMANCE_HINT": "LATENCY",
+                # The steps of an ensemble are separate processes: pinned threads would fight for the same cores.
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+        self.request = self.compiled.create_infer_request()
+
+    def execute(self, requests):
+        batches = [
+            [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs] for request in requests
+        ]
+        try:
+            merged = [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+            outputs = self.run(merged)
+        except Exception as error:  # The boundary: Triton must hear of every failure, else the requests hang.
+            message = f"{self.name}: {type(error).__name__}: {error}"
+            return [pb_utils.InferenceResponse(error=pb_utils.TritonError(message)) for _ in requests]
+        responses, start = [], 0
+        for request, (first, *_) in zip(requests, batches, strict=True):
+            end, wanted = start + len(first), request.requested_output_names()
+            responses.append(
+                pb_utils.InferenceResponse(
+                    [pb_utils.Tensor(name, array[start:end]) for name, array in outputs.items() if name in wanted]
+                )
+            )
+            start = end
+        return responses
+
+    def run(self, arrays):
+        """One merged batch through the engine: output name -> array."""
+        self.request.infer(dict(zip(self.inputs, arrays, strict=True)), share_inputs=True)
+        return {name: self.request.get_tensor(name).data.copy() for name in self.outputs}

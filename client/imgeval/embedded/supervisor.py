@@ -1,0 +1,174 @@
+"""The process that owns one `tritonserver`: starts it, watches it, stops it, and leaves nothing behind.
+
+Run as `python -m imgeval.embedded.supervisor SPEC` with the path of a JSON `Spec`. It stays small (standard library
+only), writes `state.json` beside the spec, and ends when it is told to (SIGTERM), when tritonserver ends, or when no
+request came for `idle_timeout_s`. If it is killed itself, the kernel kills tritonserver, and Triton's stubs follow.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+SHARED_MEMORY = Path("/dev/shm")
+EXIT_TIMEOUT_S = 10  # for requests under way, then for tritonserver as a whole
+POLL_INTERVAL_S = 0.2
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One server: the command that starts it, in the supervisor's own environment, and how to watch it."""
+
+    command: list[str]
+    log: str
+    state: str
+    shm_prefix: str
+    metrics_url: str
+    idle_timeout_s: float | None
+    public: dict[str, object]  # goes into state.json as it is
+
+
+def process_start_ticks(pid: int) -> int | None:
+    """When a process started, in kernel ticks since boot; None if there is none. Tells a process from a later namesake."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def remove_shared_memory(prefix: str) -> None:
+    """Remove what Triton's stubs left in shared memory, if they were killed before they could do so."""
+    for leftover in SHARED_MEMORY.glob(f"{prefix}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def requests_served(metrics_url: str) -> float | None:
+    """How many requests the server has taken, successful or not, over all models; None if it cannot say now."""
+    try:
+        with urllib.request.urlopen(metrics_url, timeout=2) as response:
+            lines = response.read().decode("utf-8").splitlines()
+    except (OSError, urllib.error.URLError):
+        return None
+    return sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if line.startswith(("nv_inference_request_success{", "nv_inference_request_failure{"))
+    )
+
+
+class IdleClock:
+    """Says when `timeout_s` have passed without a new request."""
+
+    def __init__(self, timeout_s: float, now: float) -> None:
+        self.timeout_s = timeout_s
+        self._served: float | None = None
+        self._since = now
+
+    def expired(self, served: float | None, now: float) -> bool:
+        if served is not None and served != self._served:
+            self._served, self._since = served, now
+        return now - self._since >= self.timeout_s
+
+
+class Stop(Exception):
+    """SIGTERM or SIGINT arrived."""
+
+
+def _raise_stop(signal_number: int, frame: FrameType | None) -> None:
+    raise Stop
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def run(spec: Spec) -> int:
+    """Run one server to its end; returns tritonserver's exit status."""
+    state = Path(spec.state)
+    with open(spec.log, "ab", buffering=0) as log:
+        server = subprocess.Popen(
+            spec.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=_die_with_parent,
+        )
+    pid = os.getpid()
+    content = {**spec.public, "pid": pid, "start_ticks": process_start_ticks(pid), "shm_prefix": spec.shm_prefix}
+    fresh = state.with_suffix(".new")
+    fresh.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    fresh.replace(state)
+    try:
+        _watch(server, spec)
+    except Stop:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        server.terminate()
+        try:
+            server.wait(timeout=EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        _wait_for_stubs(spec.shm_prefix)
+        remove_shared_memory(spec.shm_prefix)
+        state.unlink(missing_ok=True)
+    return server.returncode
+
+
+def _watch(server: subprocess.Popen[bytes], spec: Spec) -> None:
+    """Return when tritonserver has ended or has been idle for too long."""
+    clock = IdleClock(spec.idle_timeout_s, time.monotonic()) if spec.idle_timeout_s else None
+    next_look = 0.0
+    while server.poll() is None:
+        now = time.monotonic()
+        if clock and now >= next_look:
+            if clock.expired(requests_served(spec.metrics_url), now):
+                return
+            next_look = now + min(10.0, clock.timeout_s / 10)
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _wait_for_stubs(shm_prefix: str, timeout_s: float = 5.0) -> None:
+    """Wait until no stub of this server runs: a stub carries the name of its shared memory in its command line."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and _stubs(shm_prefix):
+        time.sleep(0.1)
+    for pid in _stubs(shm_prefix):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _stubs(shm_prefix: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes().decode("utf-8", "replace").split("\0")
+        except OSError:  # It ended while we looked.
+            continue
+        if command[0].endswith("triton_python_backend_stub") and any(word.startswith(shm_prefix) for word in command):
+            found.append(int(entry.parent.name))
+    return found
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, _raise_stop)
+    signal.signal(signal.SIGINT, _raise_stop)
+    spec = Spec(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    return run(spec)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""The result of scoring one image against one prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """One metric's value. `normalized` is on the preset's scale, None where the preset has none for this metric."""
+
+    raw: float
+    normalized: float | None
+    weight: float
+    model: str  # what made it
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything about one (image, prompt) pair.
+
+    `score` is the combined score in [0, 1], None where no weighted metric is available. `complete` says whether every
+    metric that the preset weighs is in it; `missing` gives the reason for each metric that is not available.
+    """
+
+    image: str
+    prompt: str
+    score: float | None
+    complete: bool
+    profile: str
+    preset: str
+    fingerprint: str  # of the models, data and versions that made the values: compare only results that share it
+    weights: str  # "published", or "random" where the values only prove arithmetic
+    metrics: Mapping[str, MetricValue]
+    missing: Mapping[str, str]
+    input: Mapping[str, Any]  # what was done to image and prompt
+    timing_ms: Mapping[str, float]
+    sam_clip: Mapping[str, Any] = field(default_factory=dict, repr=False)  # keywords, segments, relevance
+
+    @classmethod
+    def from_details(cls, details: Mapping[str, Any], image: str, prompt: str, timing_ms: Mapping[str, float]) -> Result:
+        """A result from the server's DETAILS object."""
+        metrics = {name: MetricValue(**value) for name, value in details["metrics"].items()}
+        same = ("score", "complete", "profile", "preset", "fingerprint", "weights", "missing", "input", "sam_clip")
+        return cls(image, prompt, metrics=metrics, timing_ms=timing_ms, **{key: details[key] for key in same})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of `imgeval-client score --json`; `schemas/result.schema.json` describes it."""
+        content = asdict(self)
+        del content["sam_clip"]  # masks of every segment: an explanation, not a result
+        return content

@@ -1,0 +1,161 @@
+"""What every `model.py` in the repository shares: requests -> items -> requests, errors, and calls to other models.
+
+Imported only inside a Triton Python stub, where `triton_python_backend_utils` exists.
+
+A Triton batch is a list of requests of one or more items each. `serve` flattens it to items, hands all of them to one
+function, and packs the answers into responses. An item that is refused fails its own request and no other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from imgeval.contract import RGB, SIZE
+from imgeval.errors import ImgevalError, InvalidInputError
+
+Item = dict[str, Any]  # tensor name -> this item's array, without the batch dimension; optional tensors may be absent
+Answer = Mapping[str, Any]  # output name -> this item's array
+
+
+def model_dir(args: Mapping[str, str]) -> Path:
+    """The version folder of the model that Triton is loading: where its `model.py` and data files lie."""
+    return Path(args["model_repository"]) / args["model_version"]
+
+
+def settings(args: Mapping[str, str]) -> dict[str, Any]:
+    """The content of the `settings.json` that the build wrote beside this `model.py`."""
+    content: dict[str, Any] = json.loads((model_dir(args) / "settings.json").read_text(encoding="utf-8"))
+    return content
+
+
+def serve(
+    step: str,
+    requests: Sequence[Any],
+    inputs: Sequence[str],
+    answer: Callable[[Sequence[Item]], Sequence[Answer | ImgevalError]],
+) -> list[Any]:
+    """Answer a Triton batch.
+
+    Args:
+        step: name of the model, put before every error so that a failing ensemble says where.
+        requests: as Triton gave them to `execute`.
+        inputs: names of the tensors to unpack.
+        answer: gets all items of all requests; returns for each its outputs, or the error that refuses it.
+
+    Returns:
+        One response per request, in order. An `InvalidInputError` becomes INVALID_ARGUMENT, anything else INTERNAL.
+    """
+    unpacked = [_items(request, inputs) for request in requests]
+    flat = [item for items in unpacked for item in items]
+    try:
+        answers = list(answer(flat))
+    except Exception as error:  # The boundary: Triton must hear of every failure, else the requests hang.
+        return [_error(step, error) for _ in requests]
+    responses, start = [], 0
+    for request, items in zip(requests, unpacked, strict=True):
+        responses.append(_response(step, answers[start : start + len(items)], request.requested_output_names()))
+        start += len(items)
+    return responses
+
+
+def _items(request: Any, inputs: Sequence[str]) -> list[Item]:
+    tensors = {name: pb_utils.get_input_tensor_by_name(request, name) for name in inputs}
+    arrays = {name: tensor.as_numpy() for name, tensor in tensors.items() if tensor is not None}
+    size = len(next(iter(arrays.values())))
+    return [{name: array[i] for name, array in arrays.items()} for i in range(size)]
+
+
+def _response(step: str, answers: Sequence[Answer | ImgevalError], wanted: set[str]) -> Any:
+    good: list[Answer] = []
+    for index, answer in enumerate(answers):
+        if isinstance(answer, ImgevalError):
+            return _error(f"{step}: item {index}" if len(answers) > 1 else step, answer)
+        good.append(answer)
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor(name, stack([answer[name] for answer in good])) for name in good[0] if name in wanted]
+    )
+
+
+def _error(where: str, error: Exception) -> Any:
+    if isinstance(error, InvalidInputError):
+        code = pb_utils.TritonError.INVALID_ARG
+        message = f"{where}: {error}"
+    else:
+        code = pb_utils.TritonError.INTERNAL
+        message = f"{where}: {type(error).__name__}: {error}"
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def stack(rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Rows as one batch; flat rows of different lengths are zero-padded to the longest. One row is not copied."""
+    if len(rows) == 1:
+        return np.ascontiguousarray(rows[0][None])
+    if rows[0].ndim == 1 and len({len(row) for row in rows}) > 1:
+        batch = np.zeros((len(rows), max(len(row) for row in rows)), dtype=rows[0].dtype)
+        for target, row in zip(batch, rows, strict=True):
+            target[: len(row)] = row
+        return batch
+    return np.stack(rows)
+
+
+def text(value: str) -> NDArray[Any]:
+    """One BYTES element."""
+    return np.array([value.encode("utf-8")], dtype=np.object_)  # (1,)
+
+
+def to_json(value: Any) -> NDArray[Any]:
+    """One BYTES element that holds JSON; NaN is refused, since JSON has none."""
+    return text(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def scalar(value: float | None) -> NDArray[np.float32]:
+    """One FP32 element; None becomes NaN."""
+    return np.array([math.nan if value is None else value], dtype=np.float32)  # (1,)
+
+
+def size(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
+    return np.array(rgb.shape[:2], dtype=np.int32)  # (2,)
+
+
+def rgb(item: Item) -> NDArray[np.uint8]:
+    """The decoded image of an item with RGB and SIZE, (H, W, 3), without a copy."""
+    height, width = (int(side) for side in item[SIZE.name])
+    image: NDArray[np.uint8] = item[RGB.name][: height * width * 3].reshape(height, width, 3)
+    return image
+
+
+class RemoteModel:
+    """Another model of this server with one input and one output, called in batches (business-logic scripting)."""
+
+    def __init__(self, model: str, input_name: str, output_name: str, max_batch_size: int) -> None:
+        self._model, self._input, self._output = model, input_name, output_name
+        self._max_batch_size = max_batch_size
+
+    def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """(N, ...) -> (N, ...) for any N >= 1.
+
+        Raises:
+            pb_utils.TritonModelException: the model failed.
+        """
+        parts = [self._infer(batch[i : i + self._max_batch_size]) for i in range(0, len(batch), self._max_batch_size)]
+        return np.concatenate(parts)
+
+    def _infer(self, batch: NDArray[Any]) -> NDArray[Any]:
+        request = pb_utils.InferenceRequest(
+            model_name=self._model,
+            requested_output_names=[self._output],
+            inputs=[pb_utils.Tensor(self._input, np.ascontiguousarray(batch))],
+        )
+        response = request.exec()
+        if response.has_error():
+            raise pb_utils.TritonModelException(f"{self._model}: {response.error().message()}")
+        output: NDArray[Any] = pb_utils.get_output_tensor_by_name(response, self._output).as_numpy()
+        return output

@@ -1,0 +1,38 @@
+"""What a profile is: which model makes each metric, why one is missing, and how its artefacts are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgeval.contract import METRIC_NAMES
+
+from imgeval_export.configs import Towers
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One profile. Every metric stands either in `models` or in `missing`."""
+
+    name: str
+    summary: str
+    preset: str
+    models: Mapping[str, str]  # metric -> the model that makes it, as results name it
+    missing: Mapping[str, str]  # metric -> why it is missing and how to get it
+    towers: Towers
+    settings: Mapping[str, Mapping[str, Any]]  # model of the repository -> content of its settings.json
+    # (version folder of each model of the repository, weight files by name) -> writes what the models serve from
+    write_artefacts: Callable[[Callable[[str], Path], Mapping[str, Path], Progress], None]
+
+    def __post_init__(self) -> None:
+        if sorted([*self.models, *self.missing]) != sorted(METRIC_NAMES):
+            raise ValueError(f"profile {self.name} must name each metric once, as served or as missing")
+
+    @property
+    def unavailable(self) -> tuple[str, ...]:
+        """The metrics that have no model, in the contract's order."""
+        return tuple(name for name in METRIC_NAMES if name in self.missing)

