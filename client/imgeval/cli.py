@@ -61,14 +61,14 @@ def score(
 ) -> None:
     """Score IMAGE, a file, against PROMPT.
 
-    Without --url the server on localhost:8001 is used if it is ready, else an embedded one that runs already, else one is
-    started and left running.
+    Without --url the server on localhost:8001 is used if it is ready, else an embedded one that runs already, else one
+    is started and left running.
 
     Example: imgeval-client score photo.jpg "a cup of coffee on a wooden table" --metrics clip,iqa --json
     """
     from imgeval.client import check_metrics, check_prompt, encode_image
 
-    names = check_metrics([name.strip() for name in metrics.split(",") if name.strip()] if metrics is not None else None)
+    names = check_metrics(None if metrics is None else [name for name in map(str.strip, metrics.split(",")) if name])
     check_prompt(prompt)
     encode_image(image)  # before a server is started for it
     with _connect(url, timeout_s, idle_timeout_s) as client:

@@ -94,7 +94,11 @@ class Client:
         connected = time.perf_counter()
         details = self._details({IMAGE: encoded, PROMPT: text}, wanted)
         end = time.perf_counter()
-        timing_ms = {"connect": (connected - start) * 1e3, "server": (end - connected) * 1e3, "total": (end - start) * 1e3}
+        timing_ms = {
+            "connect": (connected - start) * 1e3,
+            "server": (end - connected) * 1e3,
+            "total": (end - start) * 1e3,
+        }
         return Result.from_details(details, image_label(image), prompt, timing_ms)
 
     def _details(self, request: dict[Tensor, bytes], metrics: tuple[str, ...]) -> dict[str, Any]:

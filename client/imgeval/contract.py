@@ -45,6 +45,7 @@ METRICS = (
 )
 METRIC_NAMES = tuple(metric.name for metric in METRICS)
 
+
 def metric_tensor(name: str) -> Tensor:
     """The output tensor of the metric called `name`: its raw value, NaN where unavailable."""
     return Tensor(name.upper(), "FP32")
@@ -70,7 +71,7 @@ METRIC_DETAILS = {
 # Decoded images of different sizes share a batch as flat rows, zero-padded to the longest; SIZE says how much is used.
 RGB = Tensor("RGB", "UINT8", (-1,))  # height * width * 3 samples, row-major
 SIZE = Tensor("SIZE", "INT32", (2,))  # height, width
-PIXELS = Tensor("PIXELS", "FP32", (3, -1, -1))  # a normalised square, as the image tower takes it; the profile says its side
+PIXELS = Tensor("PIXELS", "FP32", (3, -1, -1))  # a normalised square; its side is the profile's
 INPUT_IDS = Tensor("INPUT_IDS", "INT64", (-1,))  # token ids, zero-padded
 EMBEDDING = Tensor("EMBEDDING", "FP32", (-1,))  # L2-normalised; the profile says its length
 IMAGE_EMBEDDING = Tensor("IMAGE_EMBEDDING", "FP32", (-1,))

@@ -1,10 +1,10 @@
 """The DETAILS object: everything about one result but the timing, assembled by the server's `combine` step.
 
-    {"score", "complete", "profile", "preset", "fingerprint",
-     "metrics": {NAME: {"raw", "normalized", "weight", "model"}},
-     "missing": {NAME: reason},
-     "input": {...},                       what was done to image and prompt
-     "sam_clip": {"keywords", "segments", "relevance"}}
+{"score", "complete", "profile", "preset", "fingerprint",
+ "metrics": {NAME: {"raw", "normalized", "weight", "model"}},
+ "missing": {NAME: reason},
+ "input": {...},                       what was done to image and prompt
+ "sam_clip": {"keywords", "segments", "relevance"}}
 """
 
 from __future__ import annotations

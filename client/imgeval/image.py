@@ -41,7 +41,6 @@ _TRNS_SCALE = {"L;2": 255 / 3, "L;4": 255 / 15, "RGB;16B": 1 / 256}
 _MAX_JPEG_SCANS = 100  # usual progressive files have about 10
 _MAX_ASPECT = 64  # long side / short side of what is resized whole
 _ALLOWED = f"a whole {', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]} file"
-_RAW_HEADER = struct.Struct("<II")  # height, width
 
 
 @dataclass(frozen=True)
@@ -278,22 +277,3 @@ def normalise(rgb_u8: Pixels, mean: PerChannel, std: PerChannel) -> npt.NDArray[
 def pixels(rgb: Pixels, spec: PixelSpec) -> npt.NDArray[np.float32]:
     """A decoded image (H, W, 3) as a model takes it: (3, crop, crop) float32."""
     return normalise(resize_crop(rgb, resize_px=spec.resize_px, crop_px=spec.crop_px), spec.mean, spec.std)
-
-
-# --- between the server's steps --------------------------------------------------------------------------------------
-def encode_raw(rgb: Pixels) -> bytes:
-    """(H, W, 3) uint8 as one BYTES element: height and width as little-endian uint32, then the samples."""
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
-        raise ValueError(f"got {rgb.dtype} of shape {rgb.shape}; allowed uint8 of shape (height, width, 3)")
-    return b"".join((_RAW_HEADER.pack(*rgb.shape[:2]), np.ascontiguousarray(rgb).data))
-
-
-def decode_raw(data: bytes) -> Pixels:
-    """The (H, W, 3) uint8 that `encode_raw` took, as a read-only view of `data`; InvalidInputError if it is no such."""
-    if len(data) < _RAW_HEADER.size:
-        raise _refusal(f"got {len(data)} bytes of raw pixels; allowed a header of {_RAW_HEADER.size} bytes and pixels")
-    height, width = _RAW_HEADER.unpack_from(data)
-    expected = _RAW_HEADER.size + height * width * 3
-    if len(data) != expected:
-        raise _refusal(f"got {len(data)} bytes of raw pixels; allowed {expected} for {width}x{height}")
-    return np.frombuffer(data, np.uint8, offset=_RAW_HEADER.size).reshape(height, width, 3)

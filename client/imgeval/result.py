@@ -40,7 +40,9 @@ class Result:
     sam_clip: Mapping[str, Any] = field(default_factory=dict, repr=False)  # keywords, segments, relevance
 
     @classmethod
-    def from_details(cls, details: Mapping[str, Any], image: str, prompt: str, timing_ms: Mapping[str, float]) -> Result:
+    def from_details(
+        cls, details: Mapping[str, Any], image: str, prompt: str, timing_ms: Mapping[str, float]
+    ) -> Result:
         """A result from the server's DETAILS object."""
         metrics = {name: MetricValue(**value) for name, value in details["metrics"].items()}
         same = ("score", "complete", "profile", "preset", "fingerprint", "weights", "missing", "input", "sam_clip")

@@ -110,6 +110,4 @@ def combine(preset: Preset, raw: Mapping[str, float]) -> float:
 
 def is_complete(preset: Preset, raw: Mapping[str, float]) -> bool:
     """Whether every metric that the preset weighs is available in `raw`."""
-    return all(
-        not math.isnan(raw.get(name, math.nan)) for name, scale in preset.scales.items() if scale.weight > 0
-    )
+    return all(not math.isnan(raw.get(name, math.nan)) for name, scale in preset.scales.items() if scale.weight > 0)

@@ -57,7 +57,7 @@ def serve(
     flat = [item for items in unpacked for item in items]
     try:
         answers = list(answer(flat))
-    except Exception as error:  # The boundary: Triton must hear of every failure, else the requests hang.
+    except Exception as error:  # noqa: BLE001 - the boundary: Triton must hear of every failure, else the requests hang.
         return [_error(step, error) for _ in requests]
     responses, start = [], 0
     for request, items in zip(requests, unpacked, strict=True):

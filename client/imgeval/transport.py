@@ -19,7 +19,7 @@ from imgeval.errors import (
     ServerUnavailableError,
 )
 
-# A ping every 30 s notices a peer that vanished without closing, and keeps middleboxes from dropping a quiet connection.
+# A ping every 30 s notices a peer that vanished without closing, and keeps a quiet connection open.
 KEEPALIVE_TIME_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 
@@ -42,7 +42,7 @@ class Transport(Protocol):
 
 
 class GrpcTransport:
-    """tritonclient's gRPC. Message sizes are its own defaults (2 GiB), which hold as long as it gets no channel_args."""
+    """tritonclient's gRPC. Its message limit of 2 GiB holds as long as it gets no channel_args of ours."""
 
     def __init__(self, url: str) -> None:
         """`url` is HOST:PORT.

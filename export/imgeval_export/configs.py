@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
 from imgeval.contract import (
     DETAILS,
     EMBEDDING,
@@ -30,12 +32,17 @@ from imgeval.contract import (
     for_combine,
     metric_tensor,
 )
-from tritonclient.grpc import model_config_pb2 as pb
 
 TOWER_MAX_BATCH_SIZE = 32  # an image has up to 20 segments of 5 %, and one call embeds all its crops
 QUEUE_TIMEOUT_MICROSECONDS = 60_000_000  # a request that waited so long in one queue is rejected, not kept for ever
 
-TRITON_TYPES = {"BYTES": pb.TYPE_STRING, "FP32": pb.TYPE_FP32, "INT32": pb.TYPE_INT32, "INT64": pb.TYPE_INT64, "UINT8": pb.TYPE_UINT8}
+TRITON_TYPES = {
+    "BYTES": pb.TYPE_STRING,
+    "FP32": pb.TYPE_FP32,
+    "INT32": pb.TYPE_INT32,
+    "INT64": pb.TYPE_INT64,
+    "UINT8": pb.TYPE_UINT8,
+}
 
 
 @dataclass(frozen=True)
@@ -77,23 +84,16 @@ def models(towers: Towers, unavailable: Sequence[str]) -> tuple[Model, ...]:
     embedding = Tensor(EMBEDDING.name, EMBEDDING.dtype, vector)
     image_embedding = Tensor(IMAGE_EMBEDDING.name, IMAGE_EMBEDDING.dtype, vector)
     text_embedding = Tensor(TEXT_EMBEDDING.name, TEXT_EMBEDDING.dtype, vector)
-    threads = {"intra_op_thread_count": "0"}  # 0: as many as the machine has cores, on this and the native backend
-    to_combine = tuple(
-        for_combine(tensor)
-        for tensor in (*map(metric_tensor, METRIC_NAMES), *METRIC_DETAILS.values())
-    )
+    served = {name: _both(metric_tensor(name)) for name in METRIC_NAMES}
+    explained = {name: (*served[name], *_both(tensor)) for name, tensor in METRIC_DETAILS.items()}
+    to_combine = tuple(for_combine(tensor) for tensor in (*map(metric_tensor, METRIC_NAMES), *METRIC_DETAILS.values()))
     return (
-        Model(
-            "preprocess",
-            "python",
-            (IMAGE, PROMPT),
-            (pixels, RGB, SIZE, INPUT_IDS, INPUT_DETAILS, for_combine(INPUT_DETAILS)),
-        ),
-        Model("clip_image", "onnxruntime", (pixels,), (embedding,), max_batch_size=TOWER_MAX_BATCH_SIZE, parameters=threads),
-        Model("clip_text", "onnxruntime", (INPUT_IDS,), (embedding,), max_batch_size=TOWER_MAX_BATCH_SIZE, parameters=threads),
-        Model("clip", "onnxruntime", (image_embedding, text_embedding), _both(metric_tensor("clip")), parameters={"intra_op_thread_count": "1"}),
-        Model("sam_clip", "python", (RGB, SIZE, PROMPT), (*_both(metric_tensor("sam_clip")), *_both(METRIC_DETAILS["sam_clip"]))),
-        Model("iqa", "python", (RGB, SIZE), (*_both(metric_tensor("iqa")), *_both(METRIC_DETAILS["iqa"]))),
+        Model("preprocess", "python", (IMAGE, PROMPT), (pixels, RGB, SIZE, INPUT_IDS, *_both(INPUT_DETAILS))),
+        _tower("clip_image", pixels, embedding),
+        _tower("clip_text", INPUT_IDS, embedding),
+        Model("clip", "onnxruntime", (image_embedding, text_embedding), served["clip"], parameters=_threads(1)),
+        Model("sam_clip", "python", (RGB, SIZE, PROMPT), explained["sam_clip"]),
+        Model("iqa", "python", (RGB, SIZE), explained["iqa"]),
         Model("unavailable", "python", (SIZE,), tuple(metric_tensor(name) for name in unavailable)),
         Model(
             "combine",
@@ -102,7 +102,7 @@ def models(towers: Towers, unavailable: Sequence[str]) -> tuple[Model, ...]:
             (SCORE, DETAILS),
             optional=frozenset(tensor.name for tensor in to_combine),
         ),
-    )  # fmt: skip
+    )
 
 
 def steps(unavailable: Sequence[str]) -> tuple[Step, ...]:
@@ -197,6 +197,17 @@ def ensemble_outputs() -> tuple[Tensor, ...]:
 
 def _output(tensor: Tensor) -> pb.ModelOutput:
     return pb.ModelOutput(name=tensor.name, data_type=TRITON_TYPES[tensor.dtype], dims=tensor.shape)
+
+
+def _tower(name: str, given: Tensor, embedding: Tensor) -> Model:
+    return Model(
+        name, "onnxruntime", (given,), (embedding,), max_batch_size=TOWER_MAX_BATCH_SIZE, parameters=_threads(0)
+    )
+
+
+def _threads(count: int) -> dict[str, str]:
+    """The engine's threads, as this and the native backend take them; 0: as many as the machine has cores."""
+    return {"intra_op_thread_count": str(count)}
 
 
 def _both(tensor: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,6 @@ import onnx
 from numpy.typing import NDArray
 
 from imgeval.errors import BuildError
-
 from imgeval_export.efficientnet import IMAGE_SIZE, NUM_CLASSES, add_efficientnet_lite2
 from imgeval_export.graph import Graph
 from imgeval_export.state import State

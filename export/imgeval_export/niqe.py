@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-from scipy import io  # type: ignore[import-untyped]
+from scipy import io
 
 from imgeval.errors import BuildError
 from imgeval.metrics.niqe import NiqeModel

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from imgeval.contract import METRIC_NAMES
-
 from imgeval_export.configs import Towers
 
 Progress = Callable[[str], None]

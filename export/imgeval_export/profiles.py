@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from imgeval.errors import BuildError
-
 from imgeval_export import starter
 from imgeval_export.profile import Profile
 

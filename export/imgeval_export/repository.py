@@ -23,7 +23,6 @@ from typing import Any
 from imgeval.contract import ENSEMBLE
 from imgeval.errors import BuildError
 from imgeval.scores import PRESETS_DIR
-
 from imgeval_export import configs, data, profiles, weights
 from imgeval_export.profile import Profile, Progress
 
@@ -33,7 +32,7 @@ FORMAT = 1  # of the manifest
 
 
 def ensure(profile_name: str, output: Path, weights_dir: Path, progress: Progress) -> Path:
-    """The repository of a profile at `output`: the one that is there, if this version of imgeval made it, else a new one.
+    """The repository of a profile at `output`: the one that is there, if these sources made it, else a new one.
 
     Raises:
         BuildError: as `build`.

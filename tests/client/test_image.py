@@ -19,7 +19,7 @@ from tests.hostile import MAGIC, gif, grey_tiff, hostile_images, jpeg_of_scans, 
 from imgeval.contract import IMAGE_FORMATS, MAX_ENCODED_BYTES
 from imgeval.errors import InvalidInputError
 from imgeval.file_structure import gif_frames, jpeg_scans, tiff_frames
-from imgeval.image import DecodedImage, PixelSpec, decode, decode_raw, encode_raw, normalise, pixels, resize_crop
+from imgeval.image import DecodedImage, PixelSpec, decode, normalise, pixels, resize_crop
 
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {}}
 CLIP = PixelSpec(224, 224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -478,30 +478,3 @@ def test_of_a_very_long_image_the_middle_is_used(turned: bool) -> None:
     whole = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC).crop(box))
     assert np.array_equal(resize_crop(rgb, resize_px=32, crop_px=32), whole)
     assert np.array_equal(resize_crop(strip, resize_px=32, crop_px=32), whole)
-
-
-# --- raw framing -----------------------------------------------------------------------------------------------------
-def test_raw_framing() -> None:
-    rgb = noise(3, 2)
-    data = encode_raw(rgb)
-    assert data == bytes([3, 0, 0, 0, 2, 0, 0, 0]) + rgb.tobytes()
-    view = decode_raw(data)
-    assert np.array_equal(view, rgb)
-    assert np.shares_memory(view, np.frombuffer(data, np.uint8))
-
-
-def test_raw_framing_takes_views_that_are_not_contiguous() -> None:
-    rgb = noise(6, 8)[::2, ::-1]
-    assert np.array_equal(decode_raw(encode_raw(rgb)), rgb)
-
-
-@pytest.mark.parametrize("data", [b"", bytes(7), encode_raw(noise(3, 2))[:-1], encode_raw(noise(3, 2)) + b"\0"])
-def test_raw_framing_of_a_wrong_length_is_refused(data: bytes) -> None:
-    with pytest.raises(InvalidInputError, match="raw pixels; allowed"):
-        decode_raw(data)
-
-
-@pytest.mark.parametrize("rgb", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))])
-def test_raw_framing_of_anything_but_rgb_is_a_mistake_of_the_caller(rgb: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="allowed uint8 of shape"):
-        encode_raw(rgb)

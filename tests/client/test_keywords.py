@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from imgeval.errors import InvalidInputError
 from imgeval.metrics.keywords import Keyword, KeywordOptions, candidate_words, select_keywords
 from imgeval_export.stop_words import english_stop_words

@@ -196,7 +196,7 @@ def test_any_image_has_a_value_or_a_reason(model: NiqeModel, kind: str, height: 
     try:
         value = niqe(synthetic(kind, height, width, seed), model)
     except MetricUnavailable as reason:
-        assert str(reason)
+        assert str(reason)  # noqa: PT017 - either outcome is allowed
         assert kind in ("constant", "one pixel")  # that pixel may lie past the last whole patch
     else:
         assert 0 < value < np.inf

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from numpy.typing import NDArray
+
 from imgeval.metrics.relevance import cosines, keyword_score, relevance, sam_clip
 from imgeval.metrics.unavailable import MetricUnavailable
-from numpy.typing import NDArray
 
 
 def plain_probabilities(segments: NDArray[Any], keyword: NDArray[Any], scale: float) -> list[float]:

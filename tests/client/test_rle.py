@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from imgeval.metrics.rle import decode_mask, encode_mask
 from numpy.typing import NDArray
+
+from imgeval.metrics.rle import decode_mask, encode_mask
 
 masks = npst.arrays(np.bool_, npst.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=12))
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from imgeval.errors import InvalidInputError
-from imgeval.metrics.segments import Segment, SegmentOptions, _restore, crop, felzenszwalb_segments
 from numpy.typing import NDArray
 from PIL import Image
+
+from imgeval.errors import InvalidInputError
+from imgeval.metrics.segments import Segment, SegmentOptions, _restore, crop, felzenszwalb_segments
 
 SHARED_ASSETS = Path(__file__).parents[3] / "shared" / "assets"  # beside the checkout, where there is one
 

@@ -84,7 +84,9 @@ def status() -> None:
     if not servers:
         raise ServerUnavailableError("no embedded server is running; start one with: imgeval-server start")
     if silent:
-        raise ServerUnavailableError(f"{silent} of {len(servers)} servers do not answer; restart with: imgeval-server stop")
+        raise ServerUnavailableError(
+            f"{silent} of {len(servers)} servers do not answer; restart with: imgeval-server stop"
+        )
 
 
 @main.command()

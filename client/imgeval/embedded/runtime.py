@@ -1,7 +1,7 @@
 """The `tritonserver` of the `nvidia-pytriton` wheel: its binary, its backend folder and its environment.
 
-The wheel carries the binary, its libraries, the Python backend and one stub for each Python version; its own code is not
-used, only its files. Triton wants the stub of the running Python beside the backend's library, and follows no links out
+The wheel carries the binary, its libraries, the Python backend and one stub for each Python version; only its files are
+used, not its code. Triton wants the stub of the running Python beside the backend's library, and follows no links out
 of a backend's folder, so a backend folder is put together from copies (4 MB).
 """
 
@@ -74,7 +74,7 @@ def prepare() -> Runtime:
 
 
 def _libpython_folders(version: str) -> list[Path]:
-    """The folder of the shared libpython that the stub links to, where it is not one that the loader searches anyway."""
+    """The folder of the shared libpython that the stub links to, where the loader would not find it anyway."""
     name = f"libpython{version}.so.1.0"
     folder = Path(sysconfig.get_config_var("LIBDIR") or sys.base_prefix)
     for candidate in (folder, Path(sys.base_prefix) / "lib"):

@@ -148,20 +148,23 @@ def start(
         public=public,
     )
     (folder / "spec.json").write_text(json.dumps(asdict(spec)), encoding="utf-8")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "imgeval.embedded.supervisor", str(folder / "spec.json")],
-        env=launched.environment,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=open(log, "ab"),  # noqa: SIM115 - handed to the child, closed with this process's handle
-        start_new_session=True,  # survives this process and its terminal
-    )
+    with log.open("ab") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "imgeval.embedded.supervisor", str(folder / "spec.json")],
+            env=launched.environment,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,  # survives this process and its terminal
+        )
     try:
         return _wait_until_answering(process, state, log, port, timeout_s)
     except BaseException:  # Also on Ctrl-C: a half-started server must not stay behind.
-        _terminate(process.pid, process)
+        _terminate(process)
         raise
+    finally:
+        process.returncode = process.returncode or 0  # it runs on; it is not this process's to wait for
 
 
 def stop(server: EmbeddedServer) -> None:
@@ -177,7 +180,9 @@ def stop(server: EmbeddedServer) -> None:
         if time.monotonic() > deadline:
             os.kill(server.pid, signal.SIGKILL)
             supervisor.remove_shared_memory(server.shm_prefix)
-            raise EmbeddedServerError(f"the server on port {server.port} did not stop in {STOP_TIMEOUT_S:.0f} s; killed")
+            raise EmbeddedServerError(
+                f"the server on port {server.port} did not stop in {STOP_TIMEOUT_S:.0f} s; killed"
+            )
         time.sleep(0.05)
 
 
@@ -208,8 +213,8 @@ def _check_shared_memory() -> None:
     free = shutil.disk_usage(supervisor.SHARED_MEMORY).free
     if free < MIN_SHARED_MEMORY_BYTES:
         raise EmbeddedServerError(
-            f"got {free / 1e6:.0f} MB free in {supervisor.SHARED_MEMORY}; needed: {MIN_SHARED_MEMORY_BYTES / 1e6:.0f} MB "
-            "(in a container: --shm-size=1g)"
+            f"got {free / 1e6:.0f} MB free in {supervisor.SHARED_MEMORY}; "
+            f"needed: {MIN_SHARED_MEMORY_BYTES / 1e6:.0f} MB (in a container: --shm-size=1g)"
         )
 
 
@@ -252,7 +257,9 @@ def _wait_until_answering(
             time.sleep(0.1)
             continue
         except ImgevalError as error:
-            raise EmbeddedServerError(f"the server started and its first request failed: {error} (log: {log})") from error
+            raise EmbeddedServerError(
+                f"the server started and its first request failed: {error} (log: {log})"
+            ) from error
         return _read(state)
     raise EmbeddedServerError(f"the server gave no answer within {timeout_s:.0f} s (log: {log})")
 
@@ -272,9 +279,8 @@ def _why(log: Path) -> str:
     return next(filter(None, map(str.strip, text.splitlines())), "tritonserver ended without giving a reason")
 
 
-def _terminate(pid: int, process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
     try:
         process.wait(timeout=STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:

@@ -40,7 +40,7 @@ class Spec:
 
 
 def process_start_ticks(pid: int) -> int | None:
-    """When a process started, in kernel ticks since boot; None if there is none. Tells a process from a later namesake."""
+    """When a process started, in kernel ticks since boot, which tells it from a later namesake; None if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:

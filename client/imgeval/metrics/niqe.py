@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import linalg, ndimage, special  # type: ignore[import-untyped]
+from scipy import linalg, ndimage, special
 
 from ..errors import BuildError
 from .unavailable import MetricUnavailable

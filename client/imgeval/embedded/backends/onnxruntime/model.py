@@ -27,7 +27,9 @@ class TritonPythonModel:
             core.read_model(path),
             "CPU",
             {
-                "INFERENCE_NUM_THREADS": int(parameters.get("intra_op_thread_count", "0")),  # 0: as many as there are cores
+                "INFERENCE_NUM_THREADS": int(
+                    parameters.get("intra_op_thread_count", "0")
+                ),  # 0: as many as there are cores
                 # OpenVINO's own default is bfloat16 where the CPU has it; a config that says nothing means float32.
                 "INFERENCE_PRECISION_HINT": "f32",
                 "PERFORMANCE_HINT": "LATENCY",
@@ -39,12 +41,13 @@ class TritonPythonModel:
 
     def execute(self, requests):
         batches = [
-            [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs] for request in requests
+            [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
+            for request in requests
         ]
         try:
             merged = [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
             outputs = self.run(merged)
-        except Exception as error:  # The boundary: Triton must hear of every failure, else the requests hang.
+        except Exception as error:  # noqa: BLE001 - the boundary: Triton must hear of every failure, else the requests hang.
             message = f"{self.name}: {type(error).__name__}: {error}"
             return [pb_utils.InferenceResponse(error=pb_utils.TritonError(message)) for _ in requests]
         responses, start = [], 0
@@ -57,6 +60,9 @@ class TritonPythonModel:
             )
             start = end
         return responses
+
+    def arrays(self, request):
+        return [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
 
     def run(self, arrays):
         """One merged batch through the engine: output name -> array."""
