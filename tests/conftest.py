@@ -65,7 +65,9 @@ def run(imgeval_home: Path) -> Run:
     """Runs a command of this environment's `bin` folder: `run("imgeval-client", "score", ...)`, bytes in and out."""
     scripts = Path(sys.executable).parent
 
-    def run_command(command: str, *arguments: str | bytes | Path, **options: object) -> subprocess.CompletedProcess[bytes]:
+    def run_command(
+        command: str, *arguments: str | bytes | Path, **options: object
+    ) -> subprocess.CompletedProcess[bytes]:
         environment = {**os.environ, **options.pop("env", {})}  # type: ignore[dict-item]
         return subprocess.run(
             [scripts / command, *arguments], capture_output=True, check=False, env=environment, timeout=120, **options
@@ -76,7 +78,7 @@ def run(imgeval_home: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder `shared` beside the checkout, with example images and prompts; the test is skipped where it is absent."""
+    """The folder `shared` beside the checkout, with example images and prompts; skips the test where it is absent."""
     folder = ROOT.parent / "shared"
     if not (folder / "assets" / "prompts.json").is_file():
         pytest.skip(f"needs the example images of {folder}, which are not part of the project")

@@ -62,7 +62,7 @@ def parse_preset(data: Mapping[str, Any]) -> Preset:
             for name, scale in data["metrics"].items()
         }
         preset = Preset(str(data["name"]), int(data["version"]), scales)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidInputError("preset", f"not a preset: {error!r}") from error
     for name, scale in scales.items():
         if name not in METRIC_NAMES:

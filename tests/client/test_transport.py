@@ -1,0 +1,288 @@
+"""imgeval.transport: the real server, and small servers that are slow, die, or answer nonsense."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from imgeval import DeadlineExceededError, InvalidInputError, ServerFailedError, ServerUnavailableError
+from imgeval.embedded.server import EmbeddedServer
+from imgeval.errors import ImgevalError
+from imgeval.transport import GrpcTransport
+
+Handler = Callable[[pb.ModelInferRequest, grpc.ServicerContext], pb.ModelInferResponse]
+INPUTS = {"IMAGE": np.array([[b"image"]], dtype=np.object_), "PROMPT": np.array([[b"a dog"]], dtype=np.object_)}
+PATIENT_S = 20.0
+DYING_SERVER = """
+import os, sys, grpc
+from concurrent import futures
+from tritonclient.grpc import service_pb2 as pb, service_pb2_grpc
+class Dying(service_pb2_grpc.GRPCInferenceServiceServicer):
+    def ModelReady(self, request, context):
+        return pb.ModelReadyResponse(ready=True)
+    def ModelInfer(self, request, context):
+        os._exit(1)
+server = grpc.server(futures.ThreadPoolExecutor())
+service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Dying(), server)
+print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+server.start()
+sys.stdin.read()
+"""
+
+
+class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Ready, and answering each inference by one function."""
+
+    def __init__(self, handler: Handler, ready: bool = True) -> None:
+        self._handler, self._ready = handler, ready
+
+    def ModelReady(self, request: Any, context: grpc.ServicerContext) -> pb.ModelReadyResponse:  # noqa: N802 - gRPC's
+        return pb.ModelReadyResponse(ready=self._ready)
+
+    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> pb.ModelInferResponse:  # noqa: N802 - gRPC's
+        return self._handler(request, context)
+
+
+@contextmanager
+def serving(handler: Handler, ready: bool = True) -> Iterator[GrpcTransport]:
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Servicer(handler, ready), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with connected(f"127.0.0.1:{port}") as transport:
+            yield transport
+    finally:
+        server.stop(grace=0).wait()
+
+
+@contextmanager
+def connected(url: str) -> Iterator[GrpcTransport]:
+    transport = GrpcTransport(url)
+    try:
+        yield transport
+    finally:
+        transport.close()
+
+
+def refusing(code: grpc.StatusCode, message: str) -> Handler:
+    return lambda request, context: context.abort(code, message)
+
+
+def answering(*outputs: tuple[str, str, list[int], bytes]) -> Handler:
+    """An answer of (name, type, shape, raw bytes), whatever the request asked for."""
+    tensors = [pb.ModelInferResponse.InferOutputTensor(name=n, datatype=t, shape=s) for n, t, s, _ in outputs]
+    raw = [content for *_, content in outputs]
+    return lambda request, context: pb.ModelInferResponse(
+        model_name="imgeval", outputs=tensors, raw_output_contents=raw
+    )
+
+
+# --- a real server ---------------------------------------------------------------------------------------------------
+def test_the_real_server_answers_with_what_was_asked_for(server: EmbeddedServer, photos: dict[str, bytes]) -> None:
+    with connected(server.url) as transport:
+        transport.check_ready("imgeval", PATIENT_S)
+        image = np.array([[photos["rocket.jpg"]]], dtype=np.object_)
+        answer = transport.infer("imgeval", {**INPUTS, "IMAGE": image}, ["CLIP", "DETAILS"], PATIENT_S)
+    assert {name: (array.shape, array.dtype.kind) for name, array in answer.items()} == {
+        "CLIP": ((1, 1), "f"),
+        "DETAILS": ((1, 1), "O"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "problem"),
+    [
+        ({"IMAGE": b"no image"}, "IMAGE", "got 8 unreadable bytes"),
+        ({"PROMPT": b" "}, "PROMPT", "got blank text"),
+        ({"PROMPT": b"\xff"}, "PROMPT", "not UTF-8"),
+    ],
+)
+def test_the_real_servers_refusals_name_the_field(
+    server: EmbeddedServer, photos: dict[str, bytes], changed: dict[str, bytes], field: str, problem: str
+) -> None:
+    values = {"IMAGE": photos["rocket.jpg"], "PROMPT": b"a rocket"} | changed
+    inputs = {name: np.array([[value]], dtype=np.object_) for name, value in values.items()}
+    with connected(server.url) as transport, pytest.raises(InvalidInputError, match=problem) as refused:
+        transport.infer("imgeval", inputs, ["SCORE"], PATIENT_S)
+    assert refused.value.field == field
+    assert str(refused.value).startswith(f"{field}: got"), "the steps' names are the server's business"
+    assert refused.value.exit_code == 2
+
+
+def test_the_real_server_refuses_what_the_contract_does_not_have(server: EmbeddedServer) -> None:
+    with connected(server.url) as transport:
+        with pytest.raises(InvalidInputError, match="request: .*BEAUTY"):
+            transport.infer("imgeval", INPUTS, ["BEAUTY"], PATIENT_S)
+        with pytest.raises(InvalidInputError, match="PROMPT|request"):
+            transport.infer("imgeval", {"IMAGE": INPUTS["IMAGE"]}, ["SCORE"], PATIENT_S)
+        with pytest.raises(ServerUnavailableError, match="model 'beauty' is not served"):
+            transport.check_ready("beauty", PATIENT_S)
+
+
+# --- no server -------------------------------------------------------------------------------------------------------
+def test_where_nothing_listens_no_server_is_available(unused_port: int) -> None:
+    with connected(f"127.0.0.1:{unused_port}") as transport:
+        for call in (
+            lambda: transport.check_ready("imgeval", PATIENT_S),
+            lambda: transport.infer("imgeval", INPUTS, ["SCORE"], PATIENT_S),
+        ):
+            with pytest.raises(ServerUnavailableError, match=f"no server at 127.0.0.1:{unused_port}: ") as failed:
+                call()
+            assert failed.value.exit_code == 3
+            assert "\n" not in str(failed.value)
+
+
+def test_an_unknown_host_is_no_server() -> None:
+    with connected("no-such-host.invalid:8001") as transport, pytest.raises(ServerUnavailableError, match="no server"):
+        transport.check_ready("imgeval", PATIENT_S)
+
+
+def test_a_model_that_is_not_ready_is_not_available() -> None:
+    with serving(answering(), ready=False) as transport, pytest.raises(ServerUnavailableError, match="is not ready"):
+        transport.check_ready("imgeval", PATIENT_S)
+
+
+def test_something_else_that_listens_is_no_server() -> None:
+    def greet(listener: socket.socket) -> None:
+        with listener, listener.accept()[0] as peer:
+            peer.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    threading.Thread(target=greet, args=(listener,), daemon=True).start()
+    with connected(f"127.0.0.1:{port}") as transport, pytest.raises(ServerUnavailableError, match="no server at"):
+        transport.check_ready("imgeval", 5.0)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost", "localhost:", ":8001", "http://localhost:8001", "localhost:port", "a b:1", "u@h:1", "h:1/x",
+            "localhost:99999", "localhost:0"]
+)  # fmt: skip
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="allowed: HOST:PORT") as refused:
+        GrpcTransport(url).close()
+    assert refused.value.field == "url"
+
+
+# --- a server that fails ---------------------------------------------------------------------------------------------
+def test_slow_past_the_deadline() -> None:
+    release = threading.Event()
+
+    def wait(request: Any, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        release.wait(PATIENT_S)
+        return pb.ModelInferResponse()
+
+    with serving(wait) as transport:
+        transport.check_ready("imgeval", PATIENT_S)
+        with pytest.raises(DeadlineExceededError, match=r"gave no answer within 0\.2 s") as failed:
+            transport.infer("imgeval", INPUTS, ["SCORE"], 0.2)
+        release.set()
+    assert failed.value.exit_code == 4
+
+
+def test_dies_mid_request() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DYING_SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        with connected(f"127.0.0.1:{int(process.stdout.readline())}") as transport:
+            transport.check_ready("imgeval", PATIENT_S)
+            with pytest.raises(ServerFailedError, match="failed: UNAVAILABLE") as failed:
+                transport.infer("imgeval", INPUTS, ["SCORE"], PATIENT_S)
+        assert process.wait() == 1, "it has died of the request"
+    assert not isinstance(failed.value, DeadlineExceededError)
+    assert "\n" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "expected"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "in ensemble 'imgeval', preprocess: IMAGE: got\nx", "IMAGE: got x"),
+        (grpc.StatusCode.INVALID_ARGUMENT, "preprocess: item 3: PROMPT: got blank text", "PROMPT: got blank text"),
+        (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape", "request: unexpected shape"),
+        (grpc.StatusCode.INTERNAL, "iqa: ValueError:\n  bad", "failed: INTERNAL: iqa: ValueError: bad"),
+        (grpc.StatusCode.UNAVAILABLE, "shutting down", "failed: UNAVAILABLE: shutting down"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "", "failed: RESOURCE_EXHAUSTED: "),
+        (grpc.StatusCode.UNIMPLEMENTED, "what?", "failed: UNIMPLEMENTED: what?"),
+    ],
+)
+def test_every_status_becomes_one_typed_line(code: grpc.StatusCode, message: str, expected: str) -> None:
+    kind = InvalidInputError if code is grpc.StatusCode.INVALID_ARGUMENT else ServerFailedError
+    with serving(refusing(code, message)) as transport, pytest.raises(kind) as failed:
+        transport.infer("imgeval", INPUTS, ["SCORE"], PATIENT_S)
+    assert expected in str(failed.value)
+    assert "\n" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        answering(),
+        answering(("CLIP", "FP32", [1, 1], bytes(4))),
+        answering(("SCORE", "FP32", [1, 1], b"")),
+        answering(("SCORE", "FP32", [1, 1], bytes(3))),
+        answering(("SCORE", "FP32", [2, 3], bytes(4))),
+        answering(("SCORE", "BYTES", [1, 1], b"\xff\xff\xff\xffx")),
+        answering(("SCORE", "BYTES", [1, 1], b"\x01")),
+        answering(("SCORE", "WHATEVER", [1, 1], bytes(4))),
+    ],
+    ids=["nothing", "another", "empty", "cut", "wrong shape", "wrong length", "cut length", "unknown type"],
+)
+def test_a_garbled_answer_is_the_servers_fault(handler: Handler) -> None:
+    with serving(handler) as transport, pytest.raises(ServerFailedError, match="the server at 127"):
+        transport.infer("imgeval", INPUTS, ["SCORE"], PATIENT_S)
+
+
+def test_a_failure_does_not_end_the_connection() -> None:
+    answers: list[Handler] = [refusing(grpc.StatusCode.INTERNAL, "once")]
+    good = answering(("SCORE", "FP32", [1, 1], np.float32(0.5).tobytes()))
+
+    with serving(lambda request, context: (answers.pop() if answers else good)(request, context)) as transport:
+        with pytest.raises(ImgevalError, match="once"):
+            transport.infer("imgeval", INPUTS, ["SCORE"], PATIENT_S)
+        assert transport.infer("imgeval", INPUTS, ["SCORE"], PATIENT_S)["SCORE"].tolist() == [[0.5]]
+
+
+def test_large_messages_pass_both_ways() -> None:
+    """Beyond gRPC's own limit of 4 MiB: the largest image allowed, and as large an answer."""
+    size = 32 * 1024 * 1024
+
+    def echo(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        return answering(("DETAILS", "BYTES", [1, 1], request.raw_input_contents[0]))(request, context)
+
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    server = grpc.server(futures.ThreadPoolExecutor(1), options=options)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Servicer(echo), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    image = np.array([[bytes(size)]], dtype=np.object_)
+    with connected(f"127.0.0.1:{port}") as transport:
+        answer = transport.infer("imgeval", {"IMAGE": image}, ["DETAILS"], PATIENT_S)
+    assert len(answer["DETAILS"].item()) == size
+    server.stop(grace=0).wait()
+
+
+def test_one_transport_serves_many_threads() -> None:
+    def double(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        time.sleep(0.01)
+        value = np.frombuffer(request.raw_input_contents[0], np.float32)
+        return answering(("SCORE", "FP32", [1, 1], (2 * value).tobytes()))(request, context)
+
+    with serving(double) as transport, futures.ThreadPoolExecutor(8) as pool:
+        inputs = [{"X": np.array([[number]], np.float32)} for number in range(32)]
+        answers = pool.map(lambda each: transport.infer("imgeval", each, ["SCORE"], PATIENT_S), inputs)
+        assert [answer["SCORE"].item() for answer in answers] == [2.0 * number for number in range(32)]
