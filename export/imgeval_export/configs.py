@@ -1,7 +1,4 @@
-"""Model configurations as typed data, and their text: the `config.pbtxt` of each model.
-
-Tensors come from `imgeval.contract`; here they get the lengths that a profile gives them and the settings of a server.
-"""
+"""Model configurations as typed data, and their text: the `config.pbtxt` of each model and of the ensemble."""
 
 from __future__ import annotations
 
@@ -13,27 +10,18 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from imgeval.contract import (
     DETAILS,
-    EMBEDDING,
     ENSEMBLE,
     IMAGE,
-    IMAGE_EMBEDDING,
     INPUT_DETAILS,
-    INPUT_IDS,
     MAX_BATCH_SIZE,
     METRIC_DETAILS,
     METRIC_NAMES,
-    PIXELS,
     PROMPT,
-    RGB,
     SCORE,
-    SIZE,
-    TEXT_EMBEDDING,
     Tensor,
-    for_combine,
     metric_tensor,
 )
 
-TOWER_MAX_BATCH_SIZE = 32  # an image has up to 20 segments of 5 %, and one call embeds all its crops
 QUEUE_TIMEOUT_MICROSECONDS = 60_000_000  # a request that waited so long in one queue is rejected, not kept for ever
 
 TRITON_TYPES = {
@@ -44,94 +32,34 @@ TRITON_TYPES = {
     "UINT8": pb.TYPE_UINT8,
 }
 
+ENSEMBLE_INPUTS = (IMAGE, PROMPT)
+# Every public output: the contract's, then the diagnostic ones.
+ENSEMBLE_OUTPUTS = (SCORE, *map(metric_tensor, METRIC_NAMES), DETAILS, INPUT_DETAILS, *METRIC_DETAILS.values())
+PUBLIC_NAMES = frozenset(tensor.name for tensor in (*ENSEMBLE_INPUTS, *ENSEMBLE_OUTPUTS))
+
 
 @dataclass(frozen=True)
 class Model:
-    """One composing model: its tensors and how it is served."""
+    """One composing model: its tensors, how it is served, and how it stands in the ensemble."""
 
     name: str
     backend: str  # "python" or "onnxruntime"
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     optional: frozenset[str] = frozenset()  # names of inputs that a request may leave out
-    max_batch_size: int = MAX_BATCH_SIZE
+    max_batch_size: int = MAX_BATCH_SIZE  # 0: the model's own first dimension is no batch, and none is made
     instances: int = 1
     max_queue_delay_microseconds: int = 0  # a batch is what waits when the model is free; none waits for a fuller one
     parameters: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""  # folder of its model.py in the project's model_repository; by default its name
+    is_step: bool = True  # False: only other models call it
+    # Ensemble name of a tensor, where it is not the usual one (`ensemble_name`).
+    ensemble_names: Mapping[str, str] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the ensemble; inputs and outputs map the model's tensor name to the ensemble's."""
-
-    model: str
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Towers:
-    """What the dual encoder of a profile looks like from outside."""
-
-    side_px: int
-    embedding_dim: int
-
-
-def models(towers: Towers, unavailable: Sequence[str]) -> tuple[Model, ...]:
-    """The composing models; `unavailable` names the metrics that have none."""
-    vector = (towers.embedding_dim,)
-    pixels = Tensor(PIXELS.name, PIXELS.dtype, (3, towers.side_px, towers.side_px))
-    embedding = Tensor(EMBEDDING.name, EMBEDDING.dtype, vector)
-    image_embedding = Tensor(IMAGE_EMBEDDING.name, IMAGE_EMBEDDING.dtype, vector)
-    text_embedding = Tensor(TEXT_EMBEDDING.name, TEXT_EMBEDDING.dtype, vector)
-    served = {name: _both(metric_tensor(name)) for name in METRIC_NAMES}
-    explained = {name: (*served[name], *_both(tensor)) for name, tensor in METRIC_DETAILS.items()}
-    to_combine = tuple(for_combine(tensor) for tensor in (*map(metric_tensor, METRIC_NAMES), *METRIC_DETAILS.values()))
-    return (
-        Model("preprocess", "python", (IMAGE, PROMPT), (pixels, RGB, SIZE, INPUT_IDS, *_both(INPUT_DETAILS))),
-        _tower("clip_image", pixels, embedding),
-        _tower("clip_text", INPUT_IDS, embedding),
-        Model("clip", "onnxruntime", (image_embedding, text_embedding), served["clip"], parameters=_threads(1)),
-        Model("sam_clip", "python", (RGB, SIZE, PROMPT), explained["sam_clip"]),
-        Model("iqa", "python", (RGB, SIZE), explained["iqa"]),
-        Model("unavailable", "python", (SIZE,), tuple(metric_tensor(name) for name in unavailable)),
-        Model(
-            "combine",
-            "python",
-            (for_combine(INPUT_DETAILS), *to_combine),
-            (SCORE, DETAILS),
-            optional=frozenset(tensor.name for tensor in to_combine),
-        ),
-    )
-
-
-def steps(unavailable: Sequence[str]) -> tuple[Step, ...]:
-    """The ensemble's graph. Public tensors are in capitals as in the contract, internal ones in small letters."""
-    explained = [name for name in METRIC_DETAILS if name not in unavailable]
-    available = [name for name in METRIC_NAMES if name not in unavailable]
-    to_combine = [for_combine(metric_tensor(name)) for name in available]
-    to_combine += [for_combine(METRIC_DETAILS[name]) for name in explained]
-    return (
-        Step(
-            "preprocess",
-            _same(IMAGE, PROMPT),
-            {
-                **_internal(PIXELS, RGB, SIZE, INPUT_IDS, for_combine(INPUT_DETAILS)),
-                **_same(INPUT_DETAILS),
-            },
-        ),
-        Step("clip_image", _internal(PIXELS), {EMBEDDING.name: "image_embedding"}),
-        Step("clip_text", _internal(INPUT_IDS), {EMBEDDING.name: "text_embedding"}),
-        Step("clip", _internal(IMAGE_EMBEDDING, TEXT_EMBEDDING), _emitted(metric_tensor("clip"))),
-        Step(
-            "sam_clip",
-            {**_internal(RGB, SIZE), **_same(PROMPT)},
-            _emitted(metric_tensor("sam_clip"), METRIC_DETAILS["sam_clip"]),
-        ),
-        Step("iqa", _internal(RGB, SIZE), _emitted(metric_tensor("iqa"), METRIC_DETAILS["iqa"])),
-        Step("unavailable", _internal(SIZE), _same(*(metric_tensor(name) for name in unavailable))),
-        Step("combine", _internal(for_combine(INPUT_DETAILS), *to_combine), _same(SCORE, DETAILS)),
-    )
+    def ensemble_name(self, tensor: Tensor) -> str:
+        """What the ensemble calls a tensor of this model: public ones by their names, others in small letters."""
+        usual = tensor.name if tensor.name in PUBLIC_NAMES else tensor.name.lower()
+        return self.ensemble_names.get(tensor.name, usual)
 
 
 def model_text(model: Model) -> str:
@@ -153,74 +81,62 @@ def model_text(model: Model) -> str:
         ],
         output=[_output(tensor) for tensor in model.outputs],
         instance_group=[pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=model.instances)],
-        dynamic_batching=pb.ModelDynamicBatching(
-            max_queue_delay_microseconds=model.max_queue_delay_microseconds,
-            default_queue_policy=pb.ModelQueuePolicy(
-                timeout_action=pb.ModelQueuePolicy.REJECT,
-                default_timeout_microseconds=QUEUE_TIMEOUT_MICROSECONDS,
-                allow_timeout_override=True,
-            ),
-        ),
-        parameters={name: pb.ModelParameter(string_value=value) for name, value in model.parameters.items()},
+        dynamic_batching=_dynamic_batching(model) if model.max_batch_size else None,
+        parameters=_parameters(model.parameters),
     )
     return str(text_format.MessageToString(config))
 
 
-def ensemble_text(unavailable: Sequence[str], parameters: Mapping[str, str]) -> str:
-    """The `config.pbtxt` of the ensemble, with the public tensor contract."""
+def ensemble_text(models: Sequence[Model], parameters: Mapping[str, str]) -> str:
+    """The `config.pbtxt` of the ensemble: the public tensor contract, and the graph that these models make."""
     config = pb.ModelConfig(
         name=ENSEMBLE,
         platform="ensemble",
         max_batch_size=MAX_BATCH_SIZE,
         input=[
             pb.ModelInput(name=tensor.name, data_type=TRITON_TYPES[tensor.dtype], dims=tensor.shape)
-            for tensor in (IMAGE, PROMPT)
+            for tensor in ENSEMBLE_INPUTS
         ],
-        output=[_output(tensor) for tensor in ensemble_outputs()],
-        ensemble_scheduling=pb.ModelEnsembling(
-            step=[
-                pb.ModelEnsembling.Step(
-                    model_name=step.model, model_version=-1, input_map=dict(step.inputs), output_map=dict(step.outputs)
-                )
-                for step in steps(unavailable)
-            ]
-        ),
-        parameters={name: pb.ModelParameter(string_value=value) for name, value in parameters.items()},
+        output=[_output(tensor) for tensor in ENSEMBLE_OUTPUTS],
+        ensemble_scheduling=pb.ModelEnsembling(step=_steps(models)),
+        parameters=_parameters(parameters),
     )
     return str(text_format.MessageToString(config))
 
 
-def ensemble_outputs() -> tuple[Tensor, ...]:
-    """Every public output: the contract's, then the diagnostic ones."""
-    return (SCORE, *map(metric_tensor, METRIC_NAMES), DETAILS, INPUT_DETAILS, *METRIC_DETAILS.values())
+def _steps(models: Sequence[Model]) -> list[pb.ModelEnsembling.Step]:
+    """A step per model. An optional input that nothing in this repository makes is left out."""
+    steps = [model for model in models if model.is_step]
+    made = {model.ensemble_name(tensor) for model in steps for tensor in model.outputs}
+    return [
+        pb.ModelEnsembling.Step(
+            model_name=model.name,
+            model_version=-1,
+            input_map={
+                tensor.name: model.ensemble_name(tensor)
+                for tensor in model.inputs
+                if tensor.name not in model.optional or model.ensemble_name(tensor) in made
+            },
+            output_map={tensor.name: model.ensemble_name(tensor) for tensor in model.outputs},
+        )
+        for model in steps
+    ]
+
+
+def _dynamic_batching(model: Model) -> pb.ModelDynamicBatching:
+    return pb.ModelDynamicBatching(
+        max_queue_delay_microseconds=model.max_queue_delay_microseconds,
+        default_queue_policy=pb.ModelQueuePolicy(
+            timeout_action=pb.ModelQueuePolicy.REJECT,
+            default_timeout_microseconds=QUEUE_TIMEOUT_MICROSECONDS,
+            allow_timeout_override=True,
+        ),
+    )
 
 
 def _output(tensor: Tensor) -> pb.ModelOutput:
     return pb.ModelOutput(name=tensor.name, data_type=TRITON_TYPES[tensor.dtype], dims=tensor.shape)
 
 
-def _tower(name: str, given: Tensor, embedding: Tensor) -> Model:
-    return Model(
-        name, "onnxruntime", (given,), (embedding,), max_batch_size=TOWER_MAX_BATCH_SIZE, parameters=_threads(0)
-    )
-
-
-def _threads(count: int) -> dict[str, str]:
-    """The engine's threads, as this and the native backend take them; 0: as many as the machine has cores."""
-    return {"intra_op_thread_count": str(count)}
-
-
-def _both(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    return tensor, for_combine(tensor)
-
-
-def _same(*tensors: Tensor) -> dict[str, str]:
-    return {tensor.name: tensor.name for tensor in tensors}
-
-
-def _internal(*tensors: Tensor) -> dict[str, str]:
-    return {tensor.name: tensor.name.lower() for tensor in tensors}
-
-
-def _emitted(*tensors: Tensor) -> dict[str, str]:
-    return {**_same(*tensors), **_internal(*map(for_combine, tensors))}
+def _parameters(parameters: Mapping[str, str]) -> dict[str, pb.ModelParameter]:
+    return {name: pb.ModelParameter(string_value=value) for name, value in parameters.items()}

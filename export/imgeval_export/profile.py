@@ -8,30 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from imgeval.contract import METRIC_NAMES
-from imgeval_export.configs import Towers
+from imgeval_export.configs import Model
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One profile. Every metric stands either in `models` or in `missing`."""
+    """One profile. Every metric stands either in `made_by` or in `missing`."""
 
     name: str
     summary: str
     preset: str
-    models: Mapping[str, str]  # metric -> the model that makes it, as results name it
+    made_by: Mapping[str, str]  # metric -> the model that makes it, as results name it
     missing: Mapping[str, str]  # metric -> why it is missing and how to get it
-    towers: Towers
+    models: tuple[Model, ...]  # of the repository
     settings: Mapping[str, Mapping[str, Any]]  # model of the repository -> content of its settings.json
     # (version folder of each model of the repository, weight files by name) -> writes what the models serve from
     write_artefacts: Callable[[Callable[[str], Path], Mapping[str, Path], Progress], None]
 
     def __post_init__(self) -> None:
-        if sorted([*self.models, *self.missing]) != sorted(METRIC_NAMES):
+        if sorted([*self.made_by, *self.missing]) != sorted(METRIC_NAMES):
             raise ValueError(f"profile {self.name} must name each metric once, as served or as missing")
-
-    @property
-    def unavailable(self) -> tuple[str, ...]:
-        """The metrics that have no model, in the contract's order."""
-        return tuple(name for name in METRIC_NAMES if name in self.missing)

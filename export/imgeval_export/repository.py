@@ -75,14 +75,13 @@ def read_manifest(repository: Path) -> dict[str, Any]:
 
 
 def _write(profile: Profile, repository: Path, files: Mapping[str, Path], progress: Progress) -> None:
-    models = configs.models(profile.towers, profile.unavailable)
-    for model in models:
+    for model in profile.models:
         folder = repository / model.name / VERSION_FOLDER
         folder.mkdir(parents=True)
         (repository / model.name / "config.pbtxt").write_text(configs.model_text(model), encoding="utf-8")
         if model.backend == "python":
-            shutil.copyfile(_source(model.name), folder / "model.py")
-    for name, settings in {**profile.settings, "unavailable": {"metrics": profile.unavailable}}.items():
+            shutil.copyfile(_source(model), folder / "model.py")
+    for name, settings in profile.settings.items():
         _write_json(repository / name / VERSION_FOLDER / "settings.json", settings)
     profile.write_artefacts(lambda name: repository / name / VERSION_FOLDER, files, progress)
 
@@ -94,12 +93,12 @@ def _write(profile: Profile, repository: Path, files: Mapping[str, Path], progre
         "preset": preset,
         "fingerprint": fingerprint,
         "weights": "published",
-        "models": profile.models,
+        "models": profile.made_by,
         "missing": profile.missing,
     }
     _write_json(repository / "combine" / VERSION_FOLDER / "card.json", card)
     (repository / ENSEMBLE / VERSION_FOLDER).mkdir(parents=True)  # Triton wants a version, be it empty
-    ensemble = configs.ensemble_text(profile.unavailable, {"profile": profile.name, "fingerprint": fingerprint})
+    ensemble = configs.ensemble_text(profile.models, {"profile": profile.name, "fingerprint": fingerprint})
     (repository / ENSEMBLE / "config.pbtxt").write_text(ensemble, encoding="utf-8")
     manifest = {
         "format": FORMAT,
@@ -113,8 +112,8 @@ def _write(profile: Profile, repository: Path, files: Mapping[str, Path], progre
     _write_json(repository / MANIFEST, manifest)
 
 
-def _source(model: str) -> Path:
-    return data.folder("model_repository") / model / "1" / "model.py"
+def _source(model: configs.Model) -> Path:
+    return data.folder("model_repository") / (model.source or model.name) / VERSION_FOLDER / "model.py"
 
 
 def _key(profile: Profile) -> str:
@@ -125,8 +124,8 @@ def _key(profile: Profile) -> str:
     return _fingerprint(
         {
             "sources": {path.name + str(index): _sha256(path) for index, path in enumerate(sources)},
-            "contract": configs.ensemble_text(profile.unavailable, {}),
-            "models": [configs.model_text(model) for model in configs.models(profile.towers, profile.unavailable)],
+            "contract": configs.ensemble_text(profile.models, {}),
+            "models": [configs.model_text(model) for model in profile.models],
             "version": _version(),
         }
     )

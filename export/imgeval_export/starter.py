@@ -21,7 +21,7 @@ from imgeval.contract import EMBEDDING, INPUT_IDS, PIXELS
 from imgeval.image import PixelSpec
 from imgeval.metrics.segments import SegmentOptions
 from imgeval.text import TextTokenizer, pad_rows
-from imgeval_export.configs import TOWER_MAX_BATCH_SIZE, Towers
+from imgeval_export import models
 from imgeval_export.efficientnet import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD
 from imgeval_export.minilm import MAX_TOKENS, WIDTH
 from imgeval_export.profile import Profile, Progress
@@ -45,7 +45,7 @@ def _remote(model: str, input_name: str) -> dict[str, Any]:
         "model": model,
         "input_name": input_name,
         "output_name": EMBEDDING.name,
-        "max_batch_size": TOWER_MAX_BATCH_SIZE,
+        "max_batch_size": models.TOWER_MAX_BATCH_SIZE,
     }
 
 
@@ -103,22 +103,34 @@ def embed_classes(minilm: onnx.ModelProto, tokenizer: TextTokenizer) -> NDArray[
     )
 
 
+MISSING = {
+    "aesthetic": "needs CLIP ViT-L/14 and the LAION head; to install them: imgeval-export build --profile cpu",
+    "qalign_quality": "needs one-align and a GPU; to install it: imgeval-export build --profile full",
+    "qalign_aesthetic": "needs one-align and a GPU; to install it: imgeval-export build --profile full",
+}
+
 PROFILE = Profile(
     name="starter",
     summary="real published weights that packages of the Python registry carry; CPU only",
     preset="seed",
-    models={
+    made_by={
         "clip": "ConSE (EfficientNet-Lite2 + all-MiniLM-L6-v2)",
         "sam_clip": "Felzenszwalb segments + ConSE (EfficientNet-Lite2 + all-MiniLM-L6-v2)",
         "iqa": "NIQE (lower is better)",
     },
-    missing={
-        "aesthetic": "needs CLIP ViT-L/14",
-        "qalign_quality": "needs one-align",
-        "qalign_aesthetic": "needs one-align",
-    },
-    towers=Towers(side_px=PIXEL_SPEC.crop_px, embedding_dim=WIDTH),
+    missing=MISSING,
+    models=(
+        models.preprocess(PIXEL_SPEC.crop_px),
+        models.image_tower(PIXEL_SPEC.crop_px, WIDTH),
+        models.text_tower(WIDTH),
+        models.similarity(WIDTH),
+        models.sam_clip(),
+        models.iqa("iqa_niqe"),
+        models.unavailable(tuple(MISSING)),
+        models.combine(),
+    ),
     settings={
+        "unavailable": {"metrics": list(MISSING)},
         "preprocess": {"pixels": asdict(PIXEL_SPEC), "max_tokens": MAX_TOKENS},
         "sam_clip": {
             "pixels": asdict(PIXEL_SPEC),

@@ -1,0 +1,106 @@
+"""The catalogue of composing models that profiles are put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from imgeval.contract import (
+    DETAILS,
+    EMBEDDING,
+    IMAGE,
+    IMAGE_EMBEDDING,
+    INPUT_DETAILS,
+    INPUT_IDS,
+    METRIC_DETAILS,
+    METRIC_NAMES,
+    PIXELS,
+    PROMPT,
+    RGB,
+    SCORE,
+    SIZE,
+    TEXT_EMBEDDING,
+    Tensor,
+    for_combine,
+    metric_tensor,
+)
+from imgeval_export.configs import Model
+
+TOWER_MAX_BATCH_SIZE = 32  # an image has up to 20 segments of 5 %, and one call embeds all its crops
+
+
+def preprocess(side_px: int) -> Model:
+    """IMAGE and PROMPT -> what the metric models take; the image tower takes squares of `side_px`."""
+    outputs = (_pixels(side_px), RGB, SIZE, INPUT_IDS, *_both(INPUT_DETAILS))
+    return Model("preprocess", "python", (IMAGE, PROMPT), outputs)
+
+
+def image_tower(side_px: int, embedding_dim: int) -> Model:
+    """Pixels -> L2-normalised embedding."""
+    return _tower("clip_image", _pixels(side_px), embedding_dim, IMAGE_EMBEDDING)
+
+
+def text_tower(embedding_dim: int) -> Model:
+    """Token ids -> L2-normalised embedding."""
+    return _tower("clip_text", INPUT_IDS, embedding_dim, TEXT_EMBEDDING)
+
+
+def similarity(embedding_dim: int) -> Model:
+    """Both embeddings -> their cosine, the metric clip."""
+    inputs = tuple(Tensor(tensor.name, tensor.dtype, (embedding_dim,)) for tensor in (IMAGE_EMBEDDING, TEXT_EMBEDDING))
+    return Model("clip", "onnxruntime", inputs, _both(metric_tensor("clip")), parameters=_threads(1))
+
+
+def sam_clip() -> Model:
+    """Image and PROMPT -> relevance of segments to keywords; calls the towers by itself."""
+    return Model("sam_clip", "python", (RGB, SIZE, PROMPT), _explained("sam_clip"))
+
+
+def iqa(source: str) -> Model:
+    """Image -> no-reference quality; `source` is the folder of its model.py."""
+    return Model("iqa", "python", (RGB, SIZE), _explained("iqa"), source=source)
+
+
+def unavailable(metrics: Sequence[str]) -> Model:
+    """NaN for the metrics that a profile has no model for."""
+    return Model("unavailable", "python", (SIZE,), tuple(metric_tensor(name) for name in metrics))
+
+
+def combine() -> Model:
+    """Raw values and what their steps say -> SCORE and DETAILS; takes any part of the metrics."""
+    values = tuple(for_combine(tensor) for tensor in (*map(metric_tensor, METRIC_NAMES), *METRIC_DETAILS.values()))
+    return Model(
+        "combine",
+        "python",
+        (for_combine(INPUT_DETAILS), *values),
+        (SCORE, DETAILS),
+        optional=frozenset(tensor.name for tensor in values),
+    )
+
+
+def _tower(name: str, given: Tensor, embedding_dim: int, meaning: Tensor) -> Model:
+    return Model(
+        name,
+        "onnxruntime",
+        (given,),
+        (Tensor(EMBEDDING.name, EMBEDDING.dtype, (embedding_dim,)),),
+        max_batch_size=TOWER_MAX_BATCH_SIZE,
+        parameters=_threads(0),
+        ensemble_names={EMBEDDING.name: meaning.name.lower()},
+    )
+
+
+def _pixels(side_px: int) -> Tensor:
+    return Tensor(PIXELS.name, PIXELS.dtype, (3, side_px, side_px))
+
+
+def _threads(count: int) -> dict[str, str]:
+    """The engine's threads, as this and the native backend take them; 0: as many as the machine has cores."""
+    return {"intra_op_thread_count": str(count)}
+
+
+def _explained(metric: str) -> tuple[Tensor, ...]:
+    return (*_both(metric_tensor(metric)), *_both(METRIC_DETAILS[metric]))
+
+
+def _both(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    return tensor, for_combine(tensor)
