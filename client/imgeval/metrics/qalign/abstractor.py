@@ -1,7 +1,7 @@
 """The visual abstractor of mPLUG-Owl2: a few learned queries read the image and become the language model's tokens.
 
-Upstream: `MplugOwlVisualAbstractorModel` in visual_encoder.py. Three things are easily got wrong: the residual starts at
-the normalised queries, not at the queries; position tables are added to queries and keys but not to values; keys and
+Upstream: `MplugOwlVisualAbstractorModel` in visual_encoder.py. Three things are easily got wrong: the residual starts
+at the normalised queries, not at the queries; position tables are added to queries and keys but not to values; keys and
 values are the normalised queries followed by the normalised image tokens.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -34,8 +35,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 @cache
 def _flash() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
     try:
-        from flash_attn import flash_attn_func
+        flash: Callable[[Tensor, Tensor, Tensor], Tensor] = import_module("flash_attn").flash_attn_func
     except ImportError:
         return None
-    flash: Callable[[Tensor, Tensor, Tensor], Tensor] = flash_attn_func
     return flash

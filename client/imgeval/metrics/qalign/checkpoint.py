@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -57,10 +57,10 @@ def load_model(
     if quantisation:
         quantise_layers(model, quantisation)
     for file in files:
-        with _open(file) as tensors:
-            for name in tensors.names:
-                if name in expected:
-                    _assign(model, name, tensors.read(name), dtype, torch.device(device))
+        tensors = _open(file)
+        for name in tensors.names:
+            if name in expected:
+                _assign(model, name, tensors.read(name), dtype, torch.device(device))
     return model.eval()
 
 
@@ -97,11 +97,11 @@ def _check(folder: Path, expected: Mapping[str, tuple[int, ...]], files: list[Pa
     twice: list[str] = []
     wrong_type: list[str] = []
     for file in files:
-        with _open(file) as tensors:
-            for name in tensors.names:
-                twice += [name] if name in found else []
-                found[name], is_float = tensors.describe(name)
-                wrong_type += [] if is_float or name not in expected else [name]
+        tensors = _open(file)
+        for name in tensors.names:
+            twice += [name] if name in found else []
+            found[name], is_float = tensors.describe(name)
+            wrong_type += [] if is_float or name not in expected else [name]
     problems = {
         "missing": [name for name in expected if name not in found],
         "unexpected": [name for name in found if name not in expected and not UNUSED.fullmatch(name)],
@@ -130,7 +130,7 @@ def _assign(model: QAlignModel, name: str, tensor: Tensor, dtype: torch.dtype, d
 
 class _SafetensorsFile:
     def __init__(self, file: Path) -> None:
-        self._file = safe_open(file, framework="pt")
+        self._file = cast(Any, safe_open(file, framework="pt"))
         self.names: list[str] = list(self._file.keys())
 
     def describe(self, name: str) -> tuple[tuple[int, ...], bool]:
@@ -146,13 +146,16 @@ class _SafetensorsFile:
 class _BinFile:
     def __init__(self, file: Path) -> None:
         # Before 2.6 a crafted file could execute code in spite of weights_only=True (CVE-2025-32434).
-        if torch.__version__ < (2, 6):
-            raise BuildError(f"torch {torch.__version__} does not read .bin files safely; 2.6 does, or use .safetensors")
+        if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+            raise BuildError(f"torch {torch.__version__} cannot read this safely; use torch 2.6 or a .safetensors file")
         content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-        if not (isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())):
-            raise BuildError("not a flat dictionary of tensors")
+        if not (
+            isinstance(content, dict)
+            and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+        ):
+            raise BuildError("not a flat dictionary of named tensors")
         self._content: dict[str, Tensor] = content
-        self.names = [str(name) for name in content]
+        self.names = list(content)
 
     def describe(self, name: str) -> tuple[tuple[int, ...], bool]:
         tensor = self._content[name]
@@ -162,11 +165,10 @@ class _BinFile:
         return self._content[name]
 
 
-@contextmanager
-def _open(file: Path) -> Iterator[_SafetensorsFile | _BinFile]:
-    """One file of a state dict; whatever goes wrong with it is a BuildError that starts with its path."""
+def _open(file: Path) -> _SafetensorsFile | _BinFile:
+    """One file of a state dict; whatever is wrong with it is a BuildError that starts with its path."""
     try:
-        yield _SafetensorsFile(file) if file.suffix == ".safetensors" else _BinFile(file)
+        return _SafetensorsFile(file) if file.suffix == ".safetensors" else _BinFile(file)
     except BuildError as error:
         raise BuildError(f"{file}: {error}") from error
     except (SafetensorError, OSError) as error:

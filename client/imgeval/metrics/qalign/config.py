@@ -142,8 +142,11 @@ class QAlignConfig:
             "architectures": ["MPLUGOwl2LlamaForCausalLM"],
             "model_type": "mplug_owl2",
             **{published: getattr(self.text, name) for name, published in _TEXT_KEYS.items()},
-            **{key: allowed[0] for key, allowed in _TEXT_FIXED.items()},
             "num_key_value_heads": self.text.heads,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "rope_scaling": None,
+            "tie_word_embeddings": False,
             "visual_config": {
                 "visual_model": {**vision, "hidden_act": "quick_gelu"},
                 "visual_abstractor": {

@@ -21,9 +21,9 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines, (N or 1, L, 1, D) each
 
 
 def rotation(positions: Tensor, head_width: int, theta: float, dtype: torch.dtype) -> Rotation:
-    """Rotary embedding (Su et al. 2021) of `positions` (N, L): angle = position * theta^(-2 i / D), the halves alike."""
+    """Rotary embedding of `positions` (N, L): angle = position * theta^(-2 i / D), both halves alike."""
     exponents = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
-    angles = positions[..., None].float() / theta**exponents  # (N, L, D / 2)
+    angles = positions[..., None].float() * (1 / theta**exponents)  # (N, L, D / 2)
     angles = torch.cat([angles, angles], dim=-1)[:, :, None]  # (N, L, 1, D)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 

@@ -109,7 +109,8 @@ class QAlignModel(nn.Module):
         for layer, (key, value) in zip(self.model.layers, prompts.prefix, strict=True):
             x, _ = layer(x, visual.shape[1], turn, mask, (rows(key), rows(value)))
         last = x[torch.arange(n * tasks, device=x.device), prompts.last.repeat(n)]  # (N * T, width)
-        return (self.model.norm(last).float() @ prompts.level_rows.T).unflatten(0, (n, tasks))
+        levels: Tensor = self.model.norm(last).float() @ prompts.level_rows.T
+        return levels.reshape(n, tasks, -1)
 
     def release_vocabulary(self) -> None:
         """Free the embedding and the head, 0.5 GB in half precision, once all prompts are encoded."""

@@ -17,7 +17,8 @@ from imgeval.errors import BuildError
 
 IMAGE_PLACEHOLDER = "<|image|>"
 TEMPLATE = (
-    f"USER: How would you rate the {{task}} of this image?\n{IMAGE_PLACEHOLDER}\nASSISTANT: The {{task}} of the image is"
+    f"USER: How would you rate the {{task}} of this image?\n{IMAGE_PLACEHOLDER}\n"
+    "ASSISTANT: The {task} of the image is"
 )
 TASKS = ("quality", "aesthetics")  # the words put into the template, and the order of every axis called T
 LEVELS = ("excellent", "good", "fair", "poor", "bad")
@@ -34,7 +35,7 @@ class TaskPrompt:
 
     def __post_init__(self) -> None:
         if self.before[:1] != (BOS_ID,) or BOS_ID in (*self.before[1:], *self.after):
-            raise BuildError(f"a Q-Align prompt has BOS (id {BOS_ID}) once and first; got {self.before} and {self.after}")
+            raise BuildError(f"a Q-Align prompt has BOS, id {BOS_ID}, once and first, not {self.before} {self.after}")
         if not self.after:
             raise BuildError("a Q-Align prompt has text after the image; got none")
 
@@ -72,8 +73,10 @@ class PromptIds:
     def from_dict(cls, content: Any) -> PromptIds:
         """Inverse of `to_dict`. Raises BuildError where `content` is anything else."""
         try:
-            tasks = [TaskPrompt(_ids(content[task]["before"]), _ids(content[task]["after"])) for task in TASKS]
-            return cls(*tasks, levels=_ids(content["levels"]))
+            quality, aesthetics = (
+                TaskPrompt(_ids(content[task]["before"]), _ids(content[task]["after"])) for task in TASKS
+            )
+            return cls(quality, aesthetics, _ids(content["levels"]))
         except (KeyError, TypeError) as error:
             raise BuildError(f"not the token ids of Q-Align's prompts: {type(error).__name__}: {error}") from error
 

@@ -1,7 +1,8 @@
 """Images -> Q-Align scores: the way in for a server.
 
-    scorer = QAlign.from_folder(Path("one-align"), PromptIds.read(Path("prompts.json")), device="cuda", precision="fp16")
-    scorer.score([rgb])[0].quality
+prompts = PromptIds.read(Path("prompts.json"))
+scorer = QAlign.from_folder(Path("one-align"), prompts, device="cuda", precision="fp16")
+scorer.score([rgb])[0].quality
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from imgeval.errors import BuildError
 from imgeval.image import Pixels
 from imgeval.metrics.qalign.checkpoint import load_model
 from imgeval.metrics.qalign.image import preprocess
@@ -68,15 +70,18 @@ class QAlign:
         `int8` and `int4` compute in half precision, upstream's float16 on a GPU and bfloat16 on a CPU.
 
         Raises:
-            BuildError: the folder is not right, or the prompts are not for it.
+            BuildError: the folder is not right, the prompts are not for it, or there is no such precision.
         """
-        half = torch.float16 if torch.device(device).type == "cuda" else torch.bfloat16
-        quantisation = Quantisation(_BITS[precision]) if precision in _BITS else None
-        dtype = _DTYPES.get(precision, half)
-        scorer = cls(
-            load_model(folder, dtype=dtype, device=device, quantisation=quantisation), prompts, max_batch=max_batch
-        )
-        scorer.model.release_vocabulary()
+        if precision in _BITS:
+            quantisation: Quantisation | None = Quantisation(_BITS[precision])
+            dtype = torch.float16 if torch.device(device).type == "cuda" else torch.bfloat16
+        elif precision in _DTYPES:
+            quantisation, dtype = None, _DTYPES[precision]
+        else:
+            raise BuildError(f"precision is {precision!r}, not fp32, bf16, fp16, int8 or int4")
+        model = load_model(folder, dtype=dtype, device=device, quantisation=quantisation)
+        scorer = cls(model, prompts, max_batch=max_batch)
+        model.release_vocabulary()
         return scorer
 
     def score(self, images: Sequence[Pixels]) -> list[QAlignResult]:

@@ -64,8 +64,8 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x))
-        x = x + self.mlp(self.post_attention_layernorm(x))
-        return x
+        changed: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return changed
 
 
 class _Attention(nn.Module):

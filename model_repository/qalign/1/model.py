@@ -1,0 +1,39 @@
+"""Image -> Q-Align's quality and aesthetics, both from one pass over the image."""
+
+from pathlib import Path
+
+import torch
+
+from imgeval import serving
+from imgeval.contract import RGB, SIZE, for_combine, metric_tensor
+from imgeval.metrics.qalign.prompts import PromptIds
+from imgeval.metrics.qalign.scorer import QAlign
+
+QUALITY, AESTHETIC = metric_tensor("qalign_quality"), metric_tensor("qalign_aesthetic")
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        settings, folder = serving.settings(args), serving.model_dir(args)
+        torch.set_num_threads(settings["threads"])
+        self.scorer = QAlign.from_folder(
+            folder / Path(settings["weights"]),
+            PromptIds.read(folder / "prompts.json"),
+            device=serving.device(args),
+            precision=settings["precision"],
+        )
+
+    def execute(self, requests):
+        return serving.serve("qalign", requests, (RGB.name, SIZE.name), self.answer)
+
+    def answer(self, items):
+        return [self.pack(result) for result in self.scorer.score([serving.rgb(item) for item in items])]
+
+    def pack(self, result):
+        quality, aesthetic = serving.scalar(result.quality), serving.scalar(result.aesthetic)
+        return {
+            QUALITY.name: quality,
+            for_combine(QUALITY).name: quality,
+            AESTHETIC.name: aesthetic,
+            for_combine(AESTHETIC).name: aesthetic,
+        }
