@@ -23,7 +23,7 @@ from imgeval.embedded.launch import launch
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")  # of scikit-image, public domain or CC0
-PHOTO_SIDE_PX = 256  # of the longer side; large enough for every metric of the starter profile
+PHOTO_SIDE_PX = 384  # of the longer side; NIQE needs 194 of the shorter
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

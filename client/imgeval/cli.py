@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imgeval.cli_errors import one_line_errors
+from imgeval.cli_errors import Commands, one_line_errors
 
 if TYPE_CHECKING:
     from imgeval.client import Client
@@ -15,7 +15,7 @@ READY_TIMEOUT_S = 2.0  # to find out whether the server on the default port is o
 IDLE_TIMEOUT_S = 900.0
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="imgeval")
 def main() -> None:
     """Score generated images: how good they are and how well they match their prompt.

@@ -99,7 +99,10 @@ class Client:
             "server": (end - connected) * 1e3,
             "total": (end - start) * 1e3,
         }
-        return Result.from_details(details, image_label(image), prompt, timing_ms)
+        try:
+            return Result.from_details(details, image_label(image), prompt, timing_ms)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ServerFailedError(f"the server at {self.url} gave details of another shape: {error!r}") from error
 
     def _details(self, request: dict[Tensor, bytes], metrics: tuple[str, ...]) -> dict[str, Any]:
         inputs = {tensor.name: np.array([[value]], dtype=np.object_) for tensor, value in request.items()}
@@ -178,7 +181,9 @@ def encode_image(image: ImageLike) -> bytes:
 
 def image_label(image: ImageLike) -> str:
     """What a result calls this image: its path, or its kind where it has none."""
-    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"<{type(image).__name__}>"
+    if not isinstance(image, (str, os.PathLike)):
+        return f"<{type(image).__name__}>"
+    return os.fsencode(image).decode("utf-8", "replace")  # a file name may be any bytes, and JSON is UTF-8
 
 
 def _read(path: Path) -> bytes:

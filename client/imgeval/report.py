@@ -38,7 +38,7 @@ def _metrics(result: Result) -> Table:
         if name in result.metrics:
             value = result.metrics[name]
             normalized = "-" if value.normalized is None else f"{value.normalized:.4f}"
-            table.add_row(name, f"{value.raw:.4f}", normalized, f"{value.weight:g}", value.model)
+            table.add_row(name, f"{value.raw:.4f}", normalized, f"{value.weight:g}", Text(value.model))
         else:
             table.add_row(name, "-", "-", "-", "missing")
     return table

@@ -30,6 +30,11 @@ def model_dir(args: Mapping[str, str]) -> Path:
     return Path(args["model_repository"]) / args["model_version"]
 
 
+def device(args: Mapping[str, str]) -> str:
+    """Where this instance computes, as torch names it: "cuda:0" on a GPU instance, else "cpu"."""
+    return f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
+
+
 def settings(args: Mapping[str, str]) -> dict[str, Any]:
     """The content of the `settings.json` that the build wrote beside this `model.py`."""
     content: dict[str, Any] = json.loads((model_dir(args) / "settings.json").read_text(encoding="utf-8"))
@@ -54,16 +59,23 @@ def serve(
         One response per request, in order. An `InvalidInputError` becomes INVALID_ARGUMENT, anything else INTERNAL.
     """
     unpacked = [_items(request, inputs) for request in requests]
-    flat = [item for items in unpacked for item in items]
+    answers = _answer_all(answer, unpacked)
+    return [
+        _response(step, each, request.requested_output_names()) for request, each in zip(requests, answers, strict=True)
+    ]
+
+
+def _answer_all(
+    answer: Callable[[Sequence[Item]], Sequence[Answer | ImgevalError]], unpacked: Sequence[Sequence[Item]]
+) -> list[list[Answer | ImgevalError] | Exception]:
+    """The answers to each request: all at once, or each by itself where one of them brings the batch down."""
     try:
-        answers = list(answer(flat))
-    except Exception as error:  # noqa: BLE001 - the boundary: Triton must hear of every failure, else the requests hang.
-        return [_error(step, error) for _ in requests]
-    responses, start = [], 0
-    for request, items in zip(requests, unpacked, strict=True):
-        responses.append(_response(step, answers[start : start + len(items)], request.requested_output_names()))
-        start += len(items)
-    return responses
+        answers = iter(answer([item for items in unpacked for item in items]))
+        return [[next(answers) for _ in items] for items in unpacked]
+    except Exception as error:  # noqa: BLE001 - the boundary: Triton must hear of every failure, else requests hang
+        if len(unpacked) == 1:
+            return [error]
+        return [_answer_all(answer, [items])[0] for items in unpacked]
 
 
 def _items(request: Any, inputs: Sequence[str]) -> list[Item]:
@@ -73,7 +85,9 @@ def _items(request: Any, inputs: Sequence[str]) -> list[Item]:
     return [{name: array[i] for name, array in arrays.items()} for i in range(size)]
 
 
-def _response(step: str, answers: Sequence[Answer | ImgevalError], wanted: set[str]) -> Any:
+def _response(step: str, answers: Sequence[Answer | ImgevalError] | Exception, wanted: set[str]) -> Any:
+    if isinstance(answers, Exception):
+        return _error(step, answers)
     good: list[Answer] = []
     for index, answer in enumerate(answers):
         if isinstance(answer, ImgevalError):
@@ -132,30 +146,32 @@ def rgb(item: Item) -> NDArray[np.uint8]:
     return image
 
 
+def call(model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Run another model of this server (business-logic scripting).
+
+    Raises:
+        pb_utils.TritonModelException: the model failed.
+    """
+    request = pb_utils.InferenceRequest(
+        model_name=model,
+        requested_output_names=list(outputs),
+        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()],
+    )
+    response = request.exec()
+    if response.has_error():
+        raise pb_utils.TritonModelException(f"{model}: {response.error().message()}")
+    return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in outputs}
+
+
 class RemoteModel:
-    """Another model of this server with one input and one output, called in batches (business-logic scripting)."""
+    """Another model of this server with one input and one output, called in batches."""
 
     def __init__(self, model: str, input_name: str, output_name: str, max_batch_size: int) -> None:
         self._model, self._input, self._output = model, input_name, output_name
         self._max_batch_size = max_batch_size
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """(N, ...) -> (N, ...) for any N >= 1.
-
-        Raises:
-            pb_utils.TritonModelException: the model failed.
-        """
-        parts = [self._infer(batch[i : i + self._max_batch_size]) for i in range(0, len(batch), self._max_batch_size)]
-        return np.concatenate(parts)
-
-    def _infer(self, batch: NDArray[Any]) -> NDArray[Any]:
-        request = pb_utils.InferenceRequest(
-            model_name=self._model,
-            requested_output_names=[self._output],
-            inputs=[pb_utils.Tensor(self._input, np.ascontiguousarray(batch))],
-        )
-        response = request.exec()
-        if response.has_error():
-            raise pb_utils.TritonModelException(f"{self._model}: {response.error().message()}")
-        output: NDArray[Any] = pb_utils.get_output_tensor_by_name(response, self._output).as_numpy()
-        return output
+        """(N, ...) -> (N, ...) for any N >= 1."""
+        starts = range(0, len(batch), self._max_batch_size)
+        parts = [batch[start : start + self._max_batch_size] for start in starts]
+        return np.concatenate([call(self._model, {self._input: part}, [self._output])[self._output] for part in parts])

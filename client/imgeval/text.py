@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,21 +44,47 @@ class Tokens:
     dropped: int
 
 
-class TextTokenizer:
-    """Token ids for a text tower that takes at most `max_tokens`, start and end tokens included."""
+def clip_cleaner() -> Callable[[str], str]:
+    """What CLIP was trained on text after: broken Unicode mended, HTML unescaped, single spaces, lower case.
 
-    def __init__(self, path: Path, max_tokens: int) -> None:
+    open_clip's `_clean_lower`. Raises:
+        ImportError: ftfy is not installed.
+    """
+    from ftfy import fix_text  # here: only a server of CLIP needs it
+
+    def clean(text: str) -> str:
+        return " ".join(html.unescape(html.unescape(fix_text(text))).split()).lower()
+
+    return clean
+
+
+CLEANERS: dict[str, Callable[[], Callable[[str], str]]] = {"none": lambda: str, "clip": clip_cleaner}
+
+
+class TextTokenizer:
+    """Token ids for a text tower that takes at most `max_tokens`, start and end tokens included.
+
+    `clean`, a name in `CLEANERS`, is what the tower's tokenizer does to a text that `tokenizer.json` cannot say.
+    """
+
+    def __init__(self, path: Path, max_tokens: int, clean: str = "none") -> None:
         # Imported here: the client needs `decode_prompt` and not the tokenizer library.
         from tokenizers import Tokenizer
 
         self._tokenizer: Any = Tokenizer.from_file(str(path))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._clean = CLEANERS[clean]()
         self.max_tokens = max_tokens
+
+    @classmethod
+    def load(cls, folder: Path, settings: Mapping[str, Any]) -> TextTokenizer:
+        """The tokenizer that a model's settings describe: its file in `folder`, and the arguments of the class."""
+        return cls(folder / settings["file"], settings["max_tokens"], settings["clean"])
 
     def __call__(self, text: str) -> Tokens:
         """Tokenise one text; one that is too long keeps its beginning and its end token."""
-        ids = self._tokenizer.encode(text).ids
+        ids = self._tokenizer.encode(self._clean(text)).ids
         dropped = max(0, len(ids) - self.max_tokens)
         if dropped:
             ids = [*ids[: self.max_tokens - 1], ids[-1]]

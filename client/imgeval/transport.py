@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -50,7 +51,7 @@ class GrpcTransport:
         Raises:
             InvalidInputError: not of that form.
         """
-        if not re.fullmatch(r"[^\s/@]+:\d{1,5}", url):
+        if not re.fullmatch(r"[^\s/@]+:\d{1,5}", url) or not 1 <= int(url.rpartition(":")[2]) <= 65_535:
             raise InvalidInputError("url", f"got {url!r}; allowed: HOST:PORT, such as localhost:8001")
         self.url = url
         self._client = triton.InferenceServerClient(
@@ -87,7 +88,10 @@ class GrpcTransport:
             raise _typed(error, self.url, timeout_s) from error
         answers = {}
         for name in outputs:
-            array = response.as_numpy(name)
+            try:
+                array = response.as_numpy(name)
+            except (ValueError, TypeError, struct.error) as error:  # tritonclient trusts sizes and types
+                raise ServerFailedError(f"the server at {self.url} garbled the output {name}: {error}") from error
             if array is None:
                 raise ServerFailedError(f"the server at {self.url} left out the output {name}")
             answers[name] = np.asarray(array)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from imgeval.cli_errors import one_line_errors
+from imgeval.cli_errors import Commands, one_line_errors
 from imgeval.embedded import paths
 
 PROFILE = click.option("--profile", default="starter", show_default=True, help="Which profile.")
@@ -18,11 +19,24 @@ WEIGHTS = click.option(
 )
 
 
+def build_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What `build` and `verify` share: settings and optional parts."""
+    for option in (
+        click.option("--without", "without_parts", multiple=True, help="Leave an optional part out: iqa, qalign."),
+        click.option("--with", "with_parts", multiple=True, help="Add an optional part: iqa, qalign."),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="OPTION=VALUE", help="A setting: sam_clip.points_per_side=4."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def _progress(line: str) -> None:
     click.echo(line, err=True)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="imgeval")
 def main() -> None:
     """Get weights, and build the model repositories that Triton serves.
@@ -58,7 +72,7 @@ def fetch(profile: str, weights: Path | None, commercial_ok: bool) -> None:
     for name, path in fetched.items():
         click.echo(f"{name}: {path}")
     if commercial_ok:
-        files.refuse_noncommercial(profile)
+        files.refuse_noncommercial(files.manifest(profile))
 
 
 @main.command()
@@ -69,9 +83,7 @@ def fetch(profile: str, weights: Path | None, commercial_ok: bool) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the model repository; default: where the embedded server looks for it.",
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="OPTION=VALUE", help="Change a setting: sam_clip.points_per_side=4."
-)
+@build_options
 @click.option("--commercial-ok", is_flag=True, help="Refuse files that are not clearly free for commercial use.")
 @click.option("--random-weights", is_flag=True, help="Stand-ins for checkpoints: proves arithmetic, makes no scores.")
 @one_line_errors
@@ -80,6 +92,8 @@ def build(
     weights: Path | None,
     output: Path | None,
     overrides: tuple[str, ...],
+    with_parts: tuple[str, ...],
+    without_parts: tuple[str, ...],
     commercial_ok: bool,
     random_weights: bool,
 ) -> None:
@@ -91,6 +105,48 @@ def build(
     from imgeval_export.repository import build as build_repository
 
     target = output or paths.repository(profile)
-    options = BuildOptions(overrides, commercial_ok, random_weights)
+    options = BuildOptions(overrides, with_parts, without_parts, commercial_ok, random_weights)
     build_repository(profile, target, weights or paths.weights(), _progress, options)
     click.echo(f"built: {target} (fingerprint {read_manifest(target)['fingerprint']})")
+
+
+@main.command()
+@PROFILE
+@WEIGHTS
+@build_options
+@click.option("--random-weights", is_flag=True, help="Stand-ins for the checkpoints, made once in the weights folder.")
+@click.option(
+    "--images", default=3, show_default=True, type=click.IntRange(2, 4), help="How many photos to compare on."
+)
+@one_line_errors
+def verify(
+    profile: str,
+    weights: Path | None,
+    overrides: tuple[str, ...],
+    with_parts: tuple[str, ...],
+    without_parts: tuple[str, ...],
+    random_weights: bool,
+    images: int,
+) -> None:
+    """Compare every model of a profile, and the whole ensemble, with the upstream libraries. Exit code 1 on a failure.
+
+    Builds a repository of its own and starts a server of its own for it.
+
+    Example: imgeval-export verify --profile cpu --random-weights --set sam_clip.points_per_side=4
+    """
+    from imgeval_export.repository import BuildOptions
+    from imgeval_export.verify import verify_profile
+
+    options = BuildOptions(overrides, with_parts, without_parts, random_weights=random_weights)
+    comparisons = verify_profile(profile, weights or paths.weights(), options, images, _progress)
+    header = f"{'compared':44}{'max diff':>12}{'mean diff':>12}{'spread':>12}{'tolerance':>12}  verdict"
+    click.echo(header)
+    verdicts = []
+    for each in comparisons:
+        values = (each.max_difference, each.mean_difference, each.spread, each.tolerance)
+        click.echo(f"{each.name:44}" + "".join(f"{value:12.3g}" for value in values) + f"  {each.verdict}")
+        verdicts.append(each.verdict)
+    failed = sum(verdict != "pass" for verdict in verdicts)
+    click.echo(f"{len(verdicts) - failed} of {len(verdicts)} comparisons pass")
+    if failed or not verdicts:
+        raise SystemExit(1)

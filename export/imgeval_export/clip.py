@@ -28,8 +28,8 @@ FEED_FORWARD = 4  # width of a block's hidden layer, in widths of the transforme
 QUICK_GELU = 1.702
 LAYER_NORM_EPSILON = 1e-5
 
-# Added to the attention scores of later tokens. Scores stay far below 1000, so exp() of the sum is exactly 0, and unlike
-# minus infinity this one survives a conversion to half precision.
+# Added to the attention scores of later tokens. Scores stay far below 1000, so exp() of the sum is exactly 0,
+# and unlike the smallest float32 this one survives a conversion to half precision.
 MASKED_SCORE = -1e4
 
 CLIP_PIXELS = PixelSpec(  # open_clip's OPENAI_DATASET_MEAN and _STD
@@ -227,7 +227,7 @@ def _attention(graph: Graph, queries: str, x: str, weights: State, prefix: str, 
     """Attention of queries (B, Q, width) to x (B, L, width): softmax(q k^T / 8 + mask) v per head, then the projection.
 
     OpenVINO makes one kernel of everything between the projections. One matrix for q, k and v together, another order
-    of the axes, a static batch: each took the same time within 1 %, since 90 % of it goes into the matrix products.
+    of the axes, a static batch: each took the same time within 2 %, since 90 % of it goes into the projections.
     """
     heads = width // HEAD_WIDTH
     in_weight, in_bias = weights[f"{prefix}in_proj_weight"], weights[f"{prefix}in_proj_bias"]  # (3 width, ...): q, k, v

@@ -6,6 +6,7 @@ no time or path is stored.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ PRODUCER = "imgeval"
 PRODUCER_VERSION = "1"
 
 L2_EPSILON = 1e-12  # lower bound of a norm, as in torch.nn.functional.normalize
+
+MAX_FILE_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB; 1 MiB is left to the nodes
+_LARGE_CONSTANT_BYTES = 1024  # at most as large are shapes and axes, whose values decide what a graph computes
 
 Shape = tuple[int | str, ...]  # a string names a dynamic dimension
 
@@ -89,5 +93,34 @@ class Graph:
             producer_name=PRODUCER,
             producer_version=PRODUCER_VERSION,
         )
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(self._without_weights(model), full_check=True)
         return model
+
+    def _without_weights(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """`model` with its large constants declared as inputs: the checker can read no model of more than 2 GB."""
+        large = [tensor for tensor in self._constants.values() if len(tensor.raw_data) > _LARGE_CONSTANT_BYTES]
+        declared = [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in large]
+        small = [tensor for tensor in self._constants.values() if len(tensor.raw_data) <= _LARGE_CONSTANT_BYTES]
+        graph = helper.make_graph(self._nodes, self._name, [*self._inputs, *declared], self._outputs, initializer=small)
+        return helper.make_model(graph, ir_version=model.ir_version, opset_imports=model.opset_import)
+
+
+def save_model(model: onnx.ModelProto, path: str | Path) -> None:
+    """Write `model` to `path`; one too large for a single protobuf file leaves its weights in `path` + ".data".
+
+    Both files then belong together, in one folder. Writing the second takes the weights out of `model`.
+    """
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if size < MAX_FILE_BYTES:
+        onnx.save_model(model, path)
+        return
+    weights = Path(path).with_name(Path(path).name + ".data")
+    weights.unlink(missing_ok=True)  # onnx appends to a file that exists
+    onnx.save_model(
+        model,
+        path,
+        save_as_external_data=True,
+        location=weights.name,
+        size_threshold=_LARGE_CONSTANT_BYTES,
+        convert_attribute=False,
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from imgeval.contract import (
     DETAILS,
@@ -50,6 +52,43 @@ def similarity(embedding_dim: int) -> Model:
     return Model("clip", "onnxruntime", inputs, _both(metric_tensor("clip")), parameters=_threads(1))
 
 
+def aesthetic(embedding_dim: int) -> Model:
+    """Image embedding -> LAION's aesthetic score."""
+    inputs = (Tensor(IMAGE_EMBEDDING.name, IMAGE_EMBEDDING.dtype, (embedding_dim,)),)
+    return Model("aesthetic", "onnxruntime", inputs, _both(metric_tensor("aesthetic")), parameters=_threads(1))
+
+
+def keyword_tower(embedding_dim: int) -> Model:
+    """Token ids -> the embedding that picks keywords, where that is not the text tower's; sam_clip calls it."""
+    return replace(_tower("keywords", INPUT_IDS, embedding_dim, EMBEDDING), is_step=False)
+
+
+def sam(side_px: int, grid: int, width: int) -> tuple[Model, ...]:
+    """SAM's parts, which sam_clip calls: image -> EMBEDDING; points -> POINT_TOKENS; both -> MASKS and IOU.
+
+    `grid` is the side of the image embedding; masks are 4 times as large. The decoder's first dimension counts points
+    and the image is one, so it makes no batches.
+    """
+    pixels, embedding = (
+        Tensor("PIXELS", "FP32", (3, side_px, side_px)),
+        Tensor("EMBEDDING", "FP32", (width, grid, grid)),
+    )
+    points, tokens = Tensor("POINTS", "FP32", (-1, 2)), Tensor("POINT_TOKENS", "FP32", (-1, width))
+    masks = (Tensor("MASKS", "FP32", (-1, 3, 4 * grid, 4 * grid)), Tensor("IOU", "FP32", (-1, 3)))
+    one = Tensor("EMBEDDING", "FP32", (1, width, grid, grid))
+    return (
+        _part("sam_encoder", (pixels,), (embedding,), max_batch_size=1),
+        _part("sam_points", (points,), (tokens,), max_batch_size=0),
+        _part("sam_decoder", (one, tokens), masks, max_batch_size=0),
+    )
+
+
+def qalign() -> Model:
+    """Image -> both of Q-Align's scores."""
+    outputs = (*_both(metric_tensor("qalign_quality")), *_both(metric_tensor("qalign_aesthetic")))
+    return Model("qalign", "python", (RGB, SIZE), outputs)
+
+
 def sam_clip() -> Model:
     """Image and PROMPT -> relevance of segments to keywords; calls the towers by itself."""
     return Model("sam_clip", "python", (RGB, SIZE, PROMPT), _explained("sam_clip"))
@@ -77,6 +116,16 @@ def combine() -> Model:
     )
 
 
+def remote(model: str, given: Tensor) -> dict[str, Any]:
+    """How another model calls a tower: the settings of `imgeval.serving.RemoteModel`."""
+    return {
+        "model": model,
+        "input_name": given.name,
+        "output_name": EMBEDDING.name,
+        "max_batch_size": TOWER_MAX_BATCH_SIZE,
+    }
+
+
 def _tower(name: str, given: Tensor, embedding_dim: int, meaning: Tensor) -> Model:
     return Model(
         name,
@@ -86,6 +135,12 @@ def _tower(name: str, given: Tensor, embedding_dim: int, meaning: Tensor) -> Mod
         max_batch_size=TOWER_MAX_BATCH_SIZE,
         parameters=_threads(0),
         ensemble_names={EMBEDDING.name: meaning.name.lower()},
+    )
+
+
+def _part(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], max_batch_size: int) -> Model:
+    return Model(
+        name, "onnxruntime", inputs, outputs, max_batch_size=max_batch_size, parameters=_threads(0), is_step=False
     )
 
 

@@ -20,6 +20,7 @@ class Profile:
     name: str
     summary: str
     preset: str
+    files: tuple[str, ...]  # names of its weight files in weights/manifest.json
     made_by: Mapping[str, str]  # metric -> the model that makes it, as results name it
     missing: Mapping[str, str]  # metric -> why it is missing and how to get it
     models: tuple[Model, ...]  # of the repository

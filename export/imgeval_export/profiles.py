@@ -1,23 +1,28 @@
-"""The profiles by name."""
+"""The profiles by name, with or without their optional parts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from imgeval.errors import BuildError
-from imgeval_export import starter
+from imgeval_export import published, starter
 from imgeval_export.profile import Profile
 
-PROFILES = {profile.name: profile for profile in (starter.PROFILE,)}
-PLANNED = ("cpu", "full")  # in the contract, and not in this version
+NAMES = (starter.PROFILE.name, *published.DEFAULT_PARTS)
 
 
-def get(name: str) -> Profile:
+def get(name: str, with_parts: Sequence[str] = (), without_parts: Sequence[str] = ()) -> Profile:
     """The profile of that name.
 
     Raises:
-        BuildError: there is none.
+        BuildError: there is no such profile, or it has no such part.
     """
-    if name in PLANNED:
-        raise BuildError(f"profile {name} is planned and not in this version; there is: {', '.join(PROFILES)}")
-    if name not in PROFILES:
-        raise BuildError(f"got profile {name!r}; allowed: {', '.join(PROFILES)}")
-    return PROFILES[name]
+    if name not in NAMES:
+        raise BuildError(f"got profile {name!r}; allowed: {', '.join(NAMES)}")
+    allowed = published.PARTS if name in published.DEFAULT_PARTS else ()
+    if unknown := [part for part in (*with_parts, *without_parts) if part not in allowed]:
+        raise BuildError(f"profile {name}: got the part {unknown[0]!r}; allowed: {', '.join(allowed) or 'none'}")
+    if not allowed:
+        return starter.PROFILE
+    parts = ({*published.DEFAULT_PARTS[name], *with_parts}) - {*without_parts}
+    return published.profile(name, frozenset(parts))

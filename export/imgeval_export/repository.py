@@ -17,13 +17,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from imgeval.contract import ENSEMBLE
 from imgeval.errors import BuildError
 from imgeval.scores import PRESETS_DIR
-from imgeval_export import configs, data, profiles, weights
+from imgeval_export import configs, data, profiles, random_weights, weights
+from imgeval_export.overrides import override
 from imgeval_export.profile import Profile, Progress
 
 MANIFEST = "manifest.json"
@@ -34,32 +36,81 @@ FORMAT = 1  # of the manifest
 def ensure(profile_name: str, output: Path, weights_dir: Path, progress: Progress) -> Path:
     """The repository of a profile at `output`: the one that is there, if these sources made it, else a new one.
 
+    An old one is built anew with the options that it was built with.
+
     Raises:
         BuildError: as `build`.
     """
-    profile = profiles.get(profile_name)
-    if read_manifest(output).get("key") != _key(profile):
-        build(profile_name, output, weights_dir, progress)
+    there = read_manifest(output)
+    options = BuildOptions(**{name: _tuple(value) for name, value in there.get("options", {}).items()})
+    if there.get("key") != _key(chosen_profile(profile_name, options)):
+        build(profile_name, output, weights_dir, progress, options)
     return output
 
 
-def build(profile_name: str, output: Path, weights_dir: Path, progress: Progress) -> Path:
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a build may be told beside the profile."""
+
+    overrides: tuple[str, ...] = ()  # settings of the profile to change, "sam_clip.points_per_side=4"
+    with_parts: tuple[str, ...] = ()  # optional parts to add: "iqa", "qalign"
+    without_parts: tuple[str, ...] = ()  # optional parts to leave out
+    commercial_ok: bool = False  # refuse a profile whose files are not clearly free for commercial use
+    random_weights: bool = False  # stand-ins for what cannot be had, to prove arithmetic; results say so
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def chosen_profile(name: str, options: BuildOptions) -> Profile:
+    """The profile with its optional parts and settings as asked for. Raises BuildError for what there is not."""
+    return override(profiles.get(name, options.with_parts, options.without_parts), options.overrides)
+
+
+def weight_files(profile: Profile, weights_dir: Path, progress: Progress, options: BuildOptions) -> dict[str, Path]:
+    """The weight files of a profile by name: checked, and fetched where they are missing; or random stand-ins.
+
+    Raises:
+        BuildError: a file that is wrong, refused, or not to be had.
+    """
+    needed = [file for file in weights.manifest() if file.name in profile.files]
+    if options.commercial_ok:
+        weights.refuse_noncommercial(needed)
+    if options.random_weights:
+        return random_weights.prepare(needed, weights_dir, progress)
+    return weights.require_files(needed, weights_dir, progress)
+
+
+def build(
+    profile_name: str,
+    output: Path,
+    weights_dir: Path,
+    progress: Progress,
+    options: BuildOptions = BuildOptions(),
+) -> Path:
     """Build the repository of a profile at `output`, in place of what is there.
 
     Raises:
-        BuildError: an unknown profile, weight files that are missing or wrong, or a folder that is not a repository.
+        BuildError: an unknown profile or option, weight files that are missing, wrong or refused, or a folder that is
+            not a repository.
     """
-    profile = profiles.get(profile_name)
-    if output.exists() and not (output / MANIFEST).is_file() and any(output.iterdir()):
+    profile = chosen_profile(profile_name, options)
+    if output.exists() and not (output / MANIFEST).is_file() and (output.is_file() or any(output.iterdir())):
         raise BuildError(f"{output} holds something else than a model repository; give another folder with --output")
     progress(f"building the model repository of profile {profile.name}")
-    files = weights.require(profile.name, weights_dir, progress)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
+    files = weight_files(profile, weights_dir, progress, options)
     try:
-        _write(profile, fresh, files, progress)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
+    except OSError as error:
+        raise BuildError(f"{output} cannot be written: {error}; give another folder with --output") from error
+    try:
+        _write(profile, fresh, files, progress, options)
         fresh.chmod(0o755)
         _replace(fresh, output)
+    except OSError as error:
+        raise BuildError(f"{output} cannot be written: {error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return output
@@ -74,7 +125,10 @@ def read_manifest(repository: Path) -> dict[str, Any]:
     return content
 
 
-def _write(profile: Profile, repository: Path, files: Mapping[str, Path], progress: Progress) -> None:
+def _write(
+    profile: Profile, repository: Path, files: Mapping[str, Path], progress: Progress, options: BuildOptions
+) -> None:
+    weights_kind = "random" if options.random_weights else "published"
     for model in profile.models:
         folder = repository / model.name / VERSION_FOLDER
         folder.mkdir(parents=True)
@@ -87,12 +141,12 @@ def _write(profile: Profile, repository: Path, files: Mapping[str, Path], progre
 
     preset = json.loads((PRESETS_DIR / f"{profile.preset}.json").read_text(encoding="utf-8"))
     content = _checksums(repository)
-    fingerprint = _fingerprint({"files": content, "preset": preset, "version": _version()})
+    fingerprint = _fingerprint({"files": content, "preset": preset, "version": _version(), "weights": weights_kind})
     card = {
         "profile": profile.name,
         "preset": preset,
         "fingerprint": fingerprint,
-        "weights": "published",
+        "weights": weights_kind,
         "models": profile.made_by,
         "missing": profile.missing,
     }
@@ -106,7 +160,8 @@ def _write(profile: Profile, repository: Path, files: Mapping[str, Path], progre
         "imgeval": _version(),
         "fingerprint": fingerprint,
         "key": _key(profile),
-        "weights": {file.name: file.sha256 for file in weights.manifest(profile.name)},
+        "weights": weights_kind,
+        "options": asdict(options),
         "files": _checksums(repository),
     }
     _write_json(repository / MANIFEST, manifest)
@@ -126,6 +181,7 @@ def _key(profile: Profile) -> str:
             "sources": {path.name + str(index): _sha256(path) for index, path in enumerate(sources)},
             "contract": configs.ensemble_text(profile.models, {}),
             "models": [configs.model_text(model) for model in profile.models],
+            "profile": [profile.settings, profile.made_by, profile.missing],  # may come from outside these sources
             "version": _version(),
         }
     )

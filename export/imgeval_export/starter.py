@@ -12,17 +12,18 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imgeval.contract import EMBEDDING, INPUT_IDS, PIXELS
+from imgeval.contract import INPUT_IDS, PIXELS
 from imgeval.image import PixelSpec
 from imgeval.metrics.segments import SegmentOptions
 from imgeval.text import TextTokenizer, pad_rows
 from imgeval_export import models
 from imgeval_export.efficientnet import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD
+from imgeval_export.manifest import manifest
 from imgeval_export.minilm import MAX_TOKENS, WIDTH
 from imgeval_export.profile import Profile, Progress
 
@@ -37,16 +38,9 @@ PIXEL_SPEC = PixelSpec(
     std=(PIXEL_STD / 255,) * 3,
 )
 
+TOKENIZER = {"file": "tokenizer.json", "max_tokens": MAX_TOKENS, "clean": "none"}
+
 CLASS_BATCH = 50  # class prompts embedded at once while building
-
-
-def _remote(model: str, input_name: str) -> dict[str, Any]:
-    return {
-        "model": model,
-        "input_name": input_name,
-        "output_name": EMBEDDING.name,
-        "max_batch_size": models.TOWER_MAX_BATCH_SIZE,
-    }
 
 
 def write_artefacts(version_folder: Callable[[str], Path], weights: Mapping[str, Path], progress: Progress) -> None:
@@ -113,6 +107,7 @@ PROFILE = Profile(
     name="starter",
     summary="real published weights that packages of the Python registry carry; CPU only",
     preset="seed",
+    files=tuple(file.name for file in manifest("starter")),
     made_by={
         "clip": "ConSE (EfficientNet-Lite2 + all-MiniLM-L6-v2)",
         "sam_clip": "Felzenszwalb segments + ConSE (EfficientNet-Lite2 + all-MiniLM-L6-v2)",
@@ -131,14 +126,16 @@ PROFILE = Profile(
     ),
     settings={
         "unavailable": {"metrics": list(MISSING)},
-        "preprocess": {"pixels": asdict(PIXEL_SPEC), "max_tokens": MAX_TOKENS},
+        "preprocess": {"pixels": asdict(PIXEL_SPEC), "tokenizer": TOKENIZER},
         "sam_clip": {
             "pixels": asdict(PIXEL_SPEC),
-            "max_tokens": MAX_TOKENS,
+            "segmenter": "felzenszwalb",
             "segments": asdict(SegmentOptions()),
-            "keyword_model": _remote("clip_text", INPUT_IDS.name),
-            "text_model": _remote("clip_text", INPUT_IDS.name),
-            "image_model": _remote("clip_image", PIXELS.name),
+            "keyword_tokenizer": TOKENIZER,
+            "keyword_model": models.remote("clip_text", INPUT_IDS),
+            "text_tokenizer": TOKENIZER,
+            "text_model": models.remote("clip_text", INPUT_IDS),
+            "image_model": models.remote("clip_image", PIXELS),
         },
     },
     write_artefacts=write_artefacts,

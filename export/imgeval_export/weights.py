@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from imgeval.errors import BuildError
@@ -88,6 +88,11 @@ def require(profile: str, weights: Path, progress: Progress, *, commercial_ok: b
     if not manifest(profile):
         known = dict.fromkeys(name for file in manifest() for name in file.profiles)
         raise BuildError(f"got profile {profile!r}; allowed: {', '.join(known)}")
+    return require_files(files, weights, progress)
+
+
+def require_files(files: list[WeightFile], weights: Path, progress: Progress) -> dict[str, Path]:
+    """These weight files, checked, by name; what is missing is fetched. Raises BuildError as `require`."""
     missing = [file for file in files if find(file, weights) is None]
     paths = _checked([file for file in files if file not in missing], weights, progress)  # before a long download
     fetch(missing, weights, progress)
@@ -112,9 +117,9 @@ def _checked(files: list[WeightFile], weights: Path, progress: Progress) -> dict
     return paths
 
 
-def refuse_noncommercial(profile: str) -> None:
-    """Raise BuildError with the names and licences of a profile's files that are not free for commercial use."""
-    refused = [f"{file.name} ({file.license})" for file in manifest(profile) if not file.commercial_use]
+def refuse_noncommercial(files: Sequence[WeightFile]) -> None:
+    """Raise BuildError with the names and licences of those files that are not clearly free for commercial use."""
+    refused = [f"{file.name} ({file.license})" for file in files if not file.commercial_use]
     if refused:
         raise BuildError(f"refused under --commercial-ok, not clearly free for commercial use: {', '.join(refused)}")
 

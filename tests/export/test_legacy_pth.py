@@ -14,7 +14,7 @@ import pytest
 from _starter import efficientnet_file, import_quietly
 
 from imgeval.errors import BuildError
-from imgeval_export import legacy_pth
+from imgeval_export import state_pickle
 from imgeval_export.legacy_pth import MAGIC_NUMBER, PROTOCOL_VERSION, read_legacy_pth
 
 
@@ -177,7 +177,7 @@ def test_a_pickle_cannot_change_the_reader(tmp_path: Path) -> None:
             file.write_bytes(b"".join(parts) + b"\x80\x02" + target + state + b"b.")
             with pytest.raises(BuildError, match="damaged"):
                 read_legacy_pth(file)
-    assert callable(legacy_pth._RebuildTensor())
+    assert callable(state_pickle.RebuildTensor())
     assert read_legacy_pth(write(tmp_path / "w.pth", OrderedDict(w=tensor()), DATA))["w"].shape == (2, 3)
 
 

@@ -6,10 +6,10 @@ import time
 
 import click
 
-from imgeval.cli_errors import one_line_errors
+from imgeval.cli_errors import Commands, one_line_errors
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="imgeval")
 def main() -> None:
     """Run imgeval's Triton server on this machine (127.0.0.1 only).

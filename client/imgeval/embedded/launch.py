@@ -25,6 +25,7 @@ def launch(
         BuildError: the repository cannot be made; the message says what is missing and how to get it.
         EmbeddedServerError: the server cannot start, or the port runs another profile.
     """
+    server.check_host(host)
     with server.start_lock():
         if there := server.find(port=port, profile=profile):
             return there

@@ -82,11 +82,26 @@ def find(port: int | None = None, profile: str | None = None) -> EmbeddedServer 
     return None
 
 
+def check_host(host: str) -> None:
+    """Raise EmbeddedServerError unless this is the one address that the server may listen on."""
+    if host != LOOPBACK:
+        raise EmbeddedServerError(
+            f"got host {host}; allowed: {LOOPBACK} only, because this Triton (24.10) predates the security fixes of "
+            "2025-26; use NVIDIA's current container for other addresses"
+        )
+
+
 @contextlib.contextmanager
 def start_lock() -> Iterator[None]:
     """One start at a time, so that two clients that find no server do not both start one."""
-    paths.servers().mkdir(parents=True, exist_ok=True)
-    with open(paths.servers() / "lock", "w", encoding="utf-8") as lock:
+    try:
+        paths.servers().mkdir(parents=True, exist_ok=True)
+        lock = open(paths.servers() / "lock", "w", encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"cannot write {paths.home()}: {error}; give another folder as IMGEVAL_HOME"
+        ) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -113,15 +128,11 @@ def start(
     Raises:
         EmbeddedServerError: it cannot start here; the message says why and what to do.
     """
-    if host != LOOPBACK:
-        raise EmbeddedServerError(
-            f"got host {host}; allowed: {LOOPBACK} only, because this Triton (24.10) predates the security fixes of "
-            "2025-26; use NVIDIA's current container for other addresses"
-        )
+    check_host(host)
     launched = runtime.prepare()
     _check_shared_memory()
     port = _grpc_port(port)
-    http_port, metrics_port = _free_port(), _free_port()
+    http_port, metrics_port = free_port(), free_port()
     folder = paths.servers() / str(port)
     folder.mkdir(parents=True, exist_ok=True)
     log, state = folder / "log.txt", folder / "state.json"
@@ -231,13 +242,14 @@ def is_free(port: int) -> bool:
 
 def _grpc_port(port: int | None) -> int:
     if port is None:
-        return DEFAULT_PORT if is_free(DEFAULT_PORT) else _free_port()
+        return DEFAULT_PORT if is_free(DEFAULT_PORT) else free_port()
     if not is_free(port):
         raise EmbeddedServerError(f"port {port} is in use on {LOOPBACK}; give another one with --port, or none")
     return port
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback address that nothing listens on now."""
     with socket.socket() as any_port:
         any_port.bind((LOOPBACK, 0))
         port: int = any_port.getsockname()[1]
@@ -276,7 +288,9 @@ def _why(log: Path) -> str:
     for pattern in patterns:
         if match := re.search(pattern, text):
             return " ".join(match.group(0).split())
-    return next(filter(None, map(str.strip, text.splitlines())), "tritonserver ended without giving a reason")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("E")]  # Triton's own level letter
+    return (errors or lines or ["tritonserver ended without giving a reason"])[-1]
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:

@@ -78,7 +78,7 @@ class IdleClock:
         self._since = now
 
     def expired(self, served: float | None, now: float) -> bool:
-        if served is not None and served != self._served:
+        if self._served is None or (served is not None and served != self._served):  # None: still starting
             self._served, self._since = served, now
         return now - self._since >= self.timeout_s
 

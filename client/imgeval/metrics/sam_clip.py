@@ -93,14 +93,18 @@ class SamClip:
         return pad_rows([tokenizer(text).ids for text in texts], tokenizer.max_tokens)
 
 
+def _describe(segment: Segment) -> dict[str, Any]:
+    """Box as x, y, width, height; area in pixels; the mask inside its box as run lengths."""
+    quality = {} if segment.predicted_iou is None else {"predicted_iou": segment.predicted_iou}
+    return {"box": list(segment.box), "area": segment.area, **quality, "mask": encode_mask(segment.mask)}
+
+
 def _result(
     keywords: Sequence[Keyword], segments: Sequence[Segment], probabilities: NDArray[np.float32] | None
 ) -> SamClipResult:
     details: dict[str, Any] = {
         "keywords": [{"word": keyword.word, "score": keyword.score} for keyword in keywords],
-        "segments": [
-            {"box": list(segment.box), "area": segment.area, "mask": encode_mask(segment.mask)} for segment in segments
-        ],
+        "segments": [_describe(segment) for segment in segments],
         "relevance": [] if probabilities is None else probabilities.tolist(),  # (keywords, segments)
     }
     if not keywords:

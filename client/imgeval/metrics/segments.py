@@ -34,6 +34,7 @@ class Segment:
     mask: NDArray[np.bool_]
     box: tuple[int, int, int, int]
     area: int
+    predicted_iou: float | None = None  # SAM's own guess of the mask's quality
 
     def __post_init__(self) -> None:
         _, _, width, height = self.box

@@ -12,7 +12,7 @@ class TritonPythonModel:
     def initialize(self, args):
         settings = serving.settings(args)
         self.pixel_spec = PixelSpec(**settings["pixels"])
-        self.tokenizer = TextTokenizer(serving.model_dir(args) / "tokenizer.json", settings["max_tokens"])
+        self.tokenizer = TextTokenizer.load(serving.model_dir(args), settings["tokenizer"])
 
     def execute(self, requests):
         return serving.serve("preprocess", requests, (IMAGE.name, PROMPT.name), self.answer)

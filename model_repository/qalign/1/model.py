@@ -1,9 +1,5 @@
 """Image -> Q-Align's quality and aesthetics, both from one pass over the image."""
 
-from pathlib import Path
-
-import torch
-
 from imgeval import serving
 from imgeval.contract import RGB, SIZE, for_combine, metric_tensor
 from imgeval.metrics.qalign.prompts import PromptIds
@@ -15,9 +11,8 @@ QUALITY, AESTHETIC = metric_tensor("qalign_quality"), metric_tensor("qalign_aest
 class TritonPythonModel:
     def initialize(self, args):
         settings, folder = serving.settings(args), serving.model_dir(args)
-        torch.set_num_threads(settings["threads"])
         self.scorer = QAlign.from_folder(
-            folder / Path(settings["weights"]),
+            folder / settings["weights"],
             PromptIds.read(folder / "prompts.json"),
             device=serving.device(args),
             precision=settings["precision"],

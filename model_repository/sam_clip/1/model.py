@@ -1,27 +1,35 @@
 """Image and PROMPT -> relevance of the image's segments to the prompt's keywords."""
 
-from functools import partial
-
 from imgeval import serving
 from imgeval.contract import METRIC_DETAILS, PROMPT, RGB, SIZE, for_combine, metric_tensor
 from imgeval.image import PixelSpec
 from imgeval.metrics.sam_clip import SamClip
-from imgeval.metrics.segments import SegmentOptions, felzenszwalb_segments
+from imgeval.metrics.segmenters import segmenter
 from imgeval.text import TextTokenizer
 
 VALUE = metric_tensor("sam_clip")
 EXPLANATION = METRIC_DETAILS["sam_clip"]
 
 
+def encode(pixels):
+    return serving.call("sam_encoder", {"PIXELS": pixels}, ["EMBEDDING"])["EMBEDDING"]
+
+
+def decode(embedding, points):
+    tokens = serving.call("sam_points", {"POINTS": points}, ["POINT_TOKENS"])
+    answer = serving.call("sam_decoder", {"EMBEDDING": embedding, **tokens}, ["MASKS", "IOU"])
+    return answer["MASKS"], answer["IOU"]
+
+
 class TritonPythonModel:
     def initialize(self, args):
         settings, folder = serving.settings(args), serving.model_dir(args)
         self.sam_clip = SamClip(
-            segment=partial(felzenszwalb_segments, options=SegmentOptions(**settings["segments"])),
+            segment=segmenter(settings["segmenter"], settings["segments"], encode, decode),
             stop_words=frozenset((folder / "stop_words.txt").read_text(encoding="utf-8").split()),
-            keyword_tokenizer=TextTokenizer(folder / "tokenizer.json", settings["max_tokens"]),
+            keyword_tokenizer=TextTokenizer.load(folder, settings["keyword_tokenizer"]),
             embed_keywords=serving.RemoteModel(**settings["keyword_model"]),
-            text_tokenizer=TextTokenizer(folder / "tokenizer.json", settings["max_tokens"]),
+            text_tokenizer=TextTokenizer.load(folder, settings["text_tokenizer"]),
             embed_texts=serving.RemoteModel(**settings["text_model"]),
             pixel_spec=PixelSpec(**settings["pixels"]),
             embed_images=serving.RemoteModel(**settings["image_model"]),

@@ -1,0 +1,47 @@
+"""Where sam_clip's segments come from: a name in the profile's settings -> a function of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imgeval.metrics.sam import Decode, Encode, MaskOptions, SamMask, generate_masks, large_segments
+from imgeval.metrics.segments import Segment, SegmentOptions, felzenszwalb_segments
+
+Segmenter = Callable[[NDArray[np.uint8]], tuple[Segment, ...]]  # rgb (H, W, 3) -> segments
+
+
+def segmenter(name: str, options: Mapping[str, Any], encode: Encode, decode: Decode) -> Segmenter:
+    """The segmenter called `name`, "felzenszwalb" or "sam"; only the latter uses `encode` and `decode`."""
+    if name == "felzenszwalb":
+        return partial(felzenszwalb_segments, options=SegmentOptions(**options))
+    if name == "sam":
+        return partial(sam_segments, encode=encode, decode=decode, options=MaskOptions(**options))
+    raise ValueError(f"got segmenter {name!r}; allowed: felzenszwalb, sam")
+
+
+def sam_segments(rgb: NDArray[np.uint8], encode: Encode, decode: Decode, options: MaskOptions) -> tuple[Segment, ...]:
+    """SAM's masks of at least 5 % of the image, in the generator's order."""
+    masks = generate_masks(rgb, encode, decode, options)
+    return large_segments(tuple(map(_upstream_box, masks)), rgb.shape[0], rgb.shape[1])
+
+
+def _upstream_box(mask: SamMask) -> SamMask:
+    """The mask cut to upstream's `bbox`, whose width and height reach from the first to the last pixel exclusive.
+
+    Crops are made by that box, so they lack the mask's last row and column. The area stays the whole mask's.
+    """
+    x, y, width, height = mask.bbox
+    width, height = max(width, 1), max(height, 1)
+    segment = replace(
+        mask.segment,
+        mask=mask.segment.mask[:height, :width],
+        box=(x, y, width, height),
+        predicted_iou=mask.predicted_iou,
+    )
+    return replace(mask, segment=segment)

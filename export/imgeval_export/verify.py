@@ -1,0 +1,143 @@
+"""`imgeval-export verify`: a served repository against the upstream libraries, value by value.
+
+A comparison counts only if it could have failed: the tolerance must lie below a tenth of the spread (standard
+deviation) of what is compared. One that does not is reported as saying nothing, and fails the verification.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from imgeval.client import Client
+from imgeval.embedded import server
+from imgeval.errors import BuildError
+from imgeval.transport import GrpcTransport, Transport
+from imgeval_export.profile import Progress
+from imgeval_export.repository import BuildOptions, build, chosen_profile, weight_files
+
+SPREAD_PER_TOLERANCE = 10
+TIMEOUT_S = 1800.0  # of one request: SAM on two cores takes its time
+START_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One kind of value, ours against upstream's, over all test images."""
+
+    name: str
+    max_difference: float
+    mean_difference: float
+    spread: float  # standard deviation of upstream's values
+    tolerance: float
+
+    @property
+    def verdict(self) -> str:
+        """ "pass", "FAIL", or "says nothing" where the values vary too little for the tolerance to mean anything."""
+        if not self.max_difference <= self.tolerance:
+            return "FAIL"
+        return "pass" if self.tolerance * SPREAD_PER_TOLERANCE <= self.spread else "says nothing"
+
+
+def compare(name: str, ours: object, upstream: object, tolerance: float) -> Comparison:
+    """Compare arrays of one shape; NaN equals NaN."""
+    left, right = np.asarray(ours, np.float64), np.asarray(upstream, np.float64)
+    if left.shape != right.shape:
+        raise ValueError(f"{name}: shapes differ, {left.shape} and {right.shape}")
+    both_missing = np.isnan(left) & np.isnan(right)
+    difference = np.where(both_missing, 0.0, np.abs(left - right))
+    return Comparison(name, float(difference.max()), float(difference.mean()), float(np.nanstd(right)), tolerance)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One test image with its prompt."""
+
+    name: str
+    prompt: str
+    rgb: NDArray[np.uint8]  # (H, W, 3)
+
+    @property
+    def image(self) -> Image.Image:
+        return Image.fromarray(self.rgb)
+
+
+def samples(count: int) -> list[Sample]:
+    """Photos that scikit-image carries, with prompts; the first `count` of them."""
+    from skimage import data
+
+    photos: Sequence[tuple[str, str, NDArray[np.uint8]]] = (
+        ("coffee", "A cup of coffee with a spoon on a wooden table.", data.coffee()),
+        ("astronaut", "A smiling astronaut in an orange suit in front of a flag.", data.astronaut()),
+        ("cat", "A cat with green eyes looks into the camera.", data.chelsea()),
+        ("rocket", "A rocket on its launch pad at dusk.", data.rocket()),
+    )
+    return [Sample(name, prompt, np.ascontiguousarray(rgb[..., :3])) for name, prompt, rgb in photos[:count]]
+
+
+@dataclass(frozen=True)
+class Served:
+    """The server under verification, and what its repository was built from."""
+
+    profile: str
+    repository: Path
+    files: Mapping[str, Path]  # weight files by name
+    settings: Mapping[str, Mapping[str, Any]]  # of the profile, with overrides; upstream gets the same
+    client: Client
+    transport: Transport
+
+    def run(self, model: str, inputs: Mapping[str, NDArray[Any]], output: str) -> NDArray[Any]:
+        """One output of one composing model."""
+        return self.transport.infer(model, inputs, [output], TIMEOUT_S)[output]
+
+
+def verify_profile(
+    profile: str,
+    weights_dir: Path,
+    options: BuildOptions,
+    images: int,
+    progress: Progress,
+) -> Iterator[Comparison]:
+    """Build a repository, serve it, and give every comparison of the profile as it is made.
+
+    Raises:
+        BuildError: it cannot be built, an upstream library is not installed, or there is nothing to compare with.
+        EmbeddedServerError: it cannot be served here.
+    """
+    compare_with = _comparisons(profile)
+    chosen = chosen_profile(profile, options)
+    files = weight_files(chosen, weights_dir, progress, options)
+    with tempfile.TemporaryDirectory(prefix="imgeval-verify-") as scratch:
+        repository = Path(scratch) / "repository"
+        build(profile, repository, weights_dir, progress, options)
+        progress("starting a server for it")
+        running = server.start(repository, f"{profile}-verify", port=server.free_port(), timeout_s=START_TIMEOUT_S)
+        try:
+            with Client(running.url, timeout_s=TIMEOUT_S) as client:
+                transport = GrpcTransport(running.url)
+                served = Served(profile, repository, files, chosen.settings, client, transport)
+                yield from compare_with(served, samples(images))
+        finally:
+            server.stop(running)
+
+
+def _comparisons(profile: str) -> Callable[[Served, Sequence[Sample]], Iterator[Comparison]]:
+    """The comparisons of a profile; imported here because they need every upstream library."""
+    try:
+        if profile == "starter":
+            from imgeval_export.verify_starter import compare_starter
+
+            return compare_starter
+        from imgeval_export.verify_published import compare_published
+    except ImportError as error:
+        raise BuildError(
+            f"verify compares with the upstream libraries: {error}; pip install 'imgeval[verify]'"
+        ) from error
+    return compare_published

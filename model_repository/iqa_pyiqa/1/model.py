@@ -1,0 +1,34 @@
+"""Image -> a no-reference metric of IQA-PyTorch, at the image's own resolution."""
+
+import math
+
+from imgeval import serving
+from imgeval.contract import METRIC_DETAILS, RGB, SIZE, for_combine, metric_tensor
+from imgeval.metrics.pyiqa_metric import PyiqaMetric
+
+VALUE = metric_tensor("iqa")
+EXPLANATION = METRIC_DETAILS["iqa"]
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        settings = serving.settings(args)
+        checkpoint = serving.model_dir(args) / settings["checkpoint"]
+        self.metric = PyiqaMetric(settings["metric"], checkpoint, serving.device(args))
+
+    def execute(self, requests):
+        return serving.serve("iqa", requests, (RGB.name, SIZE.name), self.answer)
+
+    def answer(self, items):
+        return [self.pack(self.metric.score(serving.rgb(item))) for item in items]
+
+    def pack(self, value):
+        finite = math.isfinite(value)
+        explanation = serving.to_json({} if finite else {"reason": f"the metric gave {value} for this image"})
+        value = serving.scalar(value if finite else None)
+        return {
+            VALUE.name: value,
+            for_combine(VALUE).name: value,
+            EXPLANATION.name: explanation,
+            for_combine(EXPLANATION).name: explanation,
+        }

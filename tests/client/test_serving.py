@@ -1,0 +1,245 @@
+"""imgeval.serving: Triton's batches to items and back, with an ordinary class in the place of Triton's module."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imgeval.errors import BuildError, InvalidInputError
+
+COPIES = ("DOUBLED",)
+
+
+class Tensor:
+    def __init__(self, name: str, array: np.ndarray) -> None:
+        self._name, self._array = name, array
+
+    def name(self) -> str:
+        return self._name
+
+    def as_numpy(self) -> np.ndarray:
+        return self._array
+
+
+class TritonError(Exception):
+    INVALID_ARG, INTERNAL = "INVALID_ARG", "INTERNAL"
+
+    def __init__(self, message: str, code: str = INTERNAL) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def message(self) -> str:
+        return str(self)
+
+
+@dataclass
+class InferenceResponse:
+    tensors: Sequence[Tensor] = ()
+    failure: TritonError | None = None
+
+    def __init__(self, output_tensors: Sequence[Tensor] = (), error: TritonError | None = None) -> None:
+        self.tensors, self.failure = output_tensors, error
+
+    def has_error(self) -> bool:
+        return self.failure is not None
+
+    def error(self) -> TritonError | None:
+        return self.failure
+
+    def arrays(self) -> dict[str, Any]:
+        return {tensor.name(): tensor.as_numpy().tolist() for tensor in self.tensors}
+
+
+@dataclass
+class Request:
+    """One request of a batch: tensors by name, and the outputs that it wants."""
+
+    tensors: dict[str, np.ndarray]
+    wanted: set[str] = field(default_factory=lambda: {"DOUBLED"})
+
+    def requested_output_names(self) -> set[str]:
+        return self.wanted
+
+
+class Remote:
+    """A model of the server that doubles its input, and fails on -1. Remembers the batches that it got."""
+
+    batches: list[int]
+
+    def __init__(self, model_name: str, requested_output_names: list[str], inputs: list[Tensor]) -> None:
+        self._input, self._output = inputs[0].as_numpy(), requested_output_names[0]
+
+    def exec(self) -> InferenceResponse:
+        Remote.batches.append(len(self._input))
+        if (self._input == -1).any():
+            return InferenceResponse(error=TritonError("no negative\nnumbers"))
+        return InferenceResponse([Tensor(self._output, 2 * self._input)])
+
+
+def tensor_of(holder: Request | InferenceResponse, name: str) -> Tensor | None:
+    if isinstance(holder, Request):
+        return Tensor(name, holder.tensors[name]) if name in holder.tensors else None
+    return next((tensor for tensor in holder.tensors if tensor.name() == name), None)
+
+
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    triton = ModuleType("triton_python_backend_utils")
+    for name, value in {
+        "Tensor": Tensor,
+        "TritonError": TritonError,
+        "TritonModelException": RuntimeError,
+        "InferenceResponse": InferenceResponse,
+        "InferenceRequest": Remote,
+        "get_input_tensor_by_name": tensor_of,
+        "get_output_tensor_by_name": tensor_of,
+    }.items():
+        setattr(triton, name, value)
+    Remote.batches = []
+    monkeypatch.setitem(sys.modules, triton.__name__, triton)
+    monkeypatch.delitem(sys.modules, "imgeval.serving", raising=False)
+    yield importlib.import_module("imgeval.serving")
+    sys.modules.pop("imgeval.serving", None)
+
+
+def request(*numbers: float, wanted: Sequence[str] = COPIES) -> Request:
+    return Request({"X": np.array([[number] for number in numbers], np.float32)}, set(wanted))
+
+
+def double(items: Sequence[dict[str, Any]]) -> list[Any]:
+    """Doubles X; refuses 13 and is broken for 66."""
+    answers: list[Any] = []
+    for item in items:
+        value = item["X"].item()
+        if value == 66:
+            raise ZeroDivisionError("broken")
+        refused = {13: InvalidInputError("IMAGE", "got 13"), 14: BuildError("no weights")}
+        answers.append(refused.get(value) or {"DOUBLED": 2 * item["X"], "OTHER": item["X"]})
+    return answers
+
+
+# --- requests -> items -> responses ----------------------------------------------------------------------------------
+def test_items_of_all_requests_are_answered_together_and_in_order(serving: ModuleType) -> None:
+    calls = []
+
+    def answer(items: Sequence[dict[str, Any]]) -> list[Any]:
+        calls.append(len(items))
+        return double(items)
+
+    responses = serving.serve("step", [request(1, 2), request(3), request(4, 5, 6)], ["X"], answer)
+    assert calls == [6]
+    assert [response.arrays() for response in responses] == [
+        {"DOUBLED": [[2], [4]]}, {"DOUBLED": [[6]]}, {"DOUBLED": [[8], [10], [12]]},
+    ]  # fmt: skip
+
+
+def test_only_the_outputs_that_are_wanted_are_packed(serving: ModuleType) -> None:
+    responses = serving.serve(
+        "step", [request(1, wanted=("OTHER",)), request(1, wanted=("OTHER", "DOUBLED"))], ["X"], double
+    )
+    assert [set(response.arrays()) for response in responses] == [{"OTHER"}, {"OTHER", "DOUBLED"}]
+
+
+def test_an_optional_input_may_be_absent(serving: ModuleType) -> None:
+    seen: list[set[str]] = []
+
+    def answer(items: Sequence[dict[str, Any]]) -> list[Any]:
+        seen.extend(set(item) for item in items)
+        return [{"DOUBLED": item["X"]} for item in items]
+
+    both = Request({"X": np.ones((1, 1), np.float32), "Y": np.ones((1, 1), np.float32)})
+    serving.serve("step", [request(1), both], ["X", "Y"], answer)
+    assert seen == [{"X"}, {"X", "Y"}]
+
+
+def test_a_refused_item_fails_its_own_request_alone(serving: ModuleType) -> None:
+    good, one, several, last = serving.serve(
+        "step", [request(1), request(13), request(2, 13, 3), request(4)], ["X"], double
+    )
+    assert [good.arrays(), last.arrays()] == [{"DOUBLED": [[2]]}, {"DOUBLED": [[8]]}]
+    assert (one.error().code, one.error().message()) == ("INVALID_ARG", "step: IMAGE: got 13")
+    assert (several.error().code, several.error().message()) == ("INVALID_ARG", "step: item 1: IMAGE: got 13")
+
+
+def test_another_typed_error_is_internal(serving: ModuleType) -> None:
+    (response,) = serving.serve("step", [request(14)], ["X"], double)
+    assert (response.error().code, response.error().message()) == ("INTERNAL", "step: BuildError: no weights")
+
+
+def test_a_step_that_breaks_on_one_request_answers_the_others(serving: ModuleType) -> None:
+    good, broken, last = serving.serve("step", [request(1), request(66), request(4)], ["X"], double)
+    assert [good.arrays(), last.arrays()] == [{"DOUBLED": [[2]]}, {"DOUBLED": [[8]]}]
+    assert (broken.error().code, broken.error().message()) == ("INTERNAL", "step: ZeroDivisionError: broken")
+
+
+# --- packing ---------------------------------------------------------------------------------------------------------
+def test_one_row_is_not_copied(serving: ModuleType) -> None:
+    row = np.arange(6, dtype=np.uint8)
+    batch = serving.stack([row])
+    assert batch.shape == (1, 6)
+    assert np.shares_memory(batch, row)
+    assert serving.stack([row[::2]]).flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int64])
+def test_flat_rows_are_padded_with_zeros_to_the_longest(serving: ModuleType, dtype: type) -> None:
+    batch = serving.stack([np.array(row, dtype) for row in ([1, 2, 3], [4], [5, 6])])
+    assert batch.dtype == dtype
+    assert batch.tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0]]
+
+
+def test_equal_rows_are_stacked(serving: ModuleType) -> None:
+    rows = [np.full((3, 2, 2), number, np.float32) for number in range(4)]
+    assert np.array_equal(serving.stack(rows), np.stack(rows))
+    with pytest.raises(ValueError, match="shape"):
+        serving.stack([np.zeros((3, 2, 2)), np.zeros((3, 4, 4))])
+
+
+def test_one_element_tensors(serving: ModuleType) -> None:
+    assert serving.scalar(0.5).tolist() == [0.5]
+    assert math.isnan(serving.scalar(None)[0])
+    assert serving.scalar(1).dtype == np.float32
+    assert serving.text("Hündchen").tolist() == ["Hündchen".encode()]
+    assert json.loads(serving.to_json({"word": "猫", "none": None})[0]) == {"word": "猫", "none": None}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        serving.to_json({"raw": math.nan})
+
+
+def test_an_image_comes_back_out_of_its_padded_row(serving: ModuleType) -> None:
+    images = [np.random.default_rng(side).integers(0, 256, (side, side + 1, 3), np.uint8) for side in (3, 5)]
+    rows = serving.stack([image.reshape(-1) for image in images])
+    for image, row in zip(images, rows, strict=True):
+        back = serving.rgb({"RGB": row, "SIZE": serving.size(image)})
+        assert np.array_equal(back, image)
+        assert np.shares_memory(back, rows)
+
+
+def test_settings_are_read_beside_the_model(serving: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "settings.json").write_text('{"max_tokens": 7}', encoding="utf-8")
+    args = {"model_repository": str(tmp_path), "model_version": "1"}
+    assert serving.model_dir(args) == tmp_path / "1"
+    assert serving.settings(args) == {"max_tokens": 7}
+
+
+# --- other models ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("items", "batches"), [(1, [1]), (4, [4]), (5, [4, 1]), (11, [4, 4, 3])])
+def test_a_remote_model_is_called_in_batches_that_it_takes(serving: ModuleType, items: int, batches: list[int]) -> None:
+    values = np.arange(items, dtype=np.float32)[:, None]
+    assert np.array_equal(serving.RemoteModel("tower", "X", "Y", 4)(values), 2 * values)
+    assert Remote.batches == batches
+
+
+def test_a_remote_model_that_fails_says_which(serving: ModuleType) -> None:
+    with pytest.raises(RuntimeError, match="tower: no negative"):
+        serving.RemoteModel("tower", "X", "Y", 4)(np.array([[-1.0]]))
