@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from imgeval.errors import BuildError
 from imgeval_export import published, starter
 from imgeval_export.profile import Profile
 
+PRECISIONS = ("fp32", "bf16")
 NAMES = (starter.PROFILE.name, *published.DEFAULT_PARTS)
 
 
@@ -26,3 +28,23 @@ def get(name: str, with_parts: Sequence[str] = (), without_parts: Sequence[str] 
         return starter.PROFILE
     parts = ({*published.DEFAULT_PARTS[name], *with_parts}) - {*without_parts}
     return published.profile(name, frozenset(parts))
+
+
+def with_precision(profile: Profile, precision: str) -> Profile:
+    """The profile with its large networks computing in this precision where they run on a CPU.
+
+    Raises:
+        BuildError: an unknown precision, or one that the profile has no network for.
+    """
+    if precision not in PRECISIONS:
+        raise BuildError(f"got precision {precision!r}; allowed: {', '.join(PRECISIONS)}")
+    if precision == PRECISIONS[0]:
+        return profile
+    if profile.name not in published.DEFAULT_PARTS:
+        raise BuildError(f"profile {profile.name} is served in {PRECISIONS[0]} only")
+    changed = {"precision": precision}
+    models = (
+        replace(model, parameters={**model.parameters, **changed}) if model.name in published.LARGE_MODELS else model
+        for model in profile.models
+    )
+    return replace(profile, models=tuple(models))

@@ -49,8 +49,9 @@ GAINS = {
     "iou_prediction_head.layers.2": 0.15,
 }
 SMALL_NORM = 0.3  # gain of the layer norms whose output meets positions, which have a deviation of 0.7
-SPOT = 1.5  # weight of the spot in a mask
-OFFSETS = (0.0, 2.0, 4.0, 6.0)  # subtracted from the masks, by mask token: the larger, the smaller the mask
+MEAN_IOU = 0.8  # about; with the default options about 75 masks of a photo are kept
+SPOT = 1.2  # weight of the spot in a mask
+OFFSETS = (0.0, 1.6, 3.2, 4.8)  # subtracted from the masks, by mask token: the larger, the smaller the mask
 
 
 def random_sam_state(sizes: SamSizes, seed: int = 0) -> Weights:
@@ -70,7 +71,7 @@ def _random(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]
     shared = name.replace("q_proj", "k_proj") if "transformer" in name else name
     normal = np.random.default_rng([seed, zlib.crc32(shared.encode())]).standard_normal(shape, np.float32)
     if name.endswith("bias"):
-        return np.full(shape, 0.9, np.float32) if "iou_prediction_head.layers.2" in name else 0.1 * normal
+        return np.full(shape, MEAN_IOU, np.float32) if "iou_prediction_head.layers.2" in name else 0.1 * normal
     if len(shape) == 1:  # the gain of a layer norm
         small = "transformer.layers" in name or "neck.3" in name
         return (1 + 0.1 * normal) * np.float32(SMALL_NORM if small else 1)
@@ -120,6 +121,6 @@ def _plant_spot(state: Weights, seed: int) -> None:
     state["output_upscaling.3.bias"][constant] = 2
     for mask in range(MASK_TOKENS):
         kernel = f"output_hypernetworks_mlps.{mask}.layers.2"
-        state[f"{kernel}.weight"] *= 1.5
+        state[f"{kernel}.weight"] *= 1.2
         state[f"{kernel}.bias"][:quarter] = SPOT
         state[f"{kernel}.bias"][constant] = -OFFSETS[mask]

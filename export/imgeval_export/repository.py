@@ -55,6 +55,7 @@ class BuildOptions:
     overrides: tuple[str, ...] = ()  # settings of the profile to change, "sam_clip.points_per_side=4"
     with_parts: tuple[str, ...] = ()  # optional parts to add: "iqa", "qalign"
     without_parts: tuple[str, ...] = ()  # optional parts to leave out
+    precision: str = "fp32"  # of the large networks on a CPU: "fp32" or "bf16"
     commercial_ok: bool = False  # refuse a profile whose files are not clearly free for commercial use
     random_weights: bool = False  # stand-ins for what cannot be had, to prove arithmetic; results say so
 
@@ -65,7 +66,8 @@ def _tuple(value: Any) -> Any:
 
 def chosen_profile(name: str, options: BuildOptions) -> Profile:
     """The profile with its optional parts and settings as asked for. Raises BuildError for what there is not."""
-    return override(profiles.get(name, options.with_parts, options.without_parts), options.overrides)
+    profile = profiles.get(name, options.with_parts, options.without_parts)
+    return override(profiles.with_precision(profile, options.precision), options.overrides)
 
 
 def weight_files(profile: Profile, weights_dir: Path, progress: Progress, options: BuildOptions) -> dict[str, Path]:

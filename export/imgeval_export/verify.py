@@ -19,6 +19,7 @@ from PIL import Image
 from imgeval.client import Client
 from imgeval.embedded import server
 from imgeval.errors import BuildError
+from imgeval.result import Result
 from imgeval.transport import GrpcTransport, Transport
 from imgeval_export.profile import Progress
 from imgeval_export.repository import BuildOptions, build, chosen_profile, weight_files
@@ -47,13 +48,22 @@ class Comparison:
 
 
 def compare(name: str, ours: object, upstream: object, tolerance: float) -> Comparison:
-    """Compare arrays of one shape; NaN equals NaN."""
+    """Compare arrays; NaN equals NaN, and arrays of different shapes differ without bound."""
     left, right = np.asarray(ours, np.float64), np.asarray(upstream, np.float64)
     if left.shape != right.shape:
-        raise ValueError(f"{name}: shapes differ, {left.shape} and {right.shape}")
+        return Comparison(name, np.inf, np.inf, float(np.nanstd(right)), tolerance)
     both_missing = np.isnan(left) & np.isnan(right)
     difference = np.where(both_missing, 0.0, np.abs(left - right))
     return Comparison(name, float(difference.max()), float(difference.mean()), float(np.nanstd(right)), tolerance)
+
+
+def compare_keywords(results: Sequence[Result], upstream: Sequence[Sequence[tuple[str, float]]]) -> Comparison:
+    """The keywords of each prompt, in order, with their scores."""
+    ours = [[(keyword["word"], keyword["score"]) for keyword in result.sam_clip["keywords"]] for result in results]
+    words = [[[word for word, _ in keywords] for keywords in side] for side in (ours, upstream)]
+    scores = [[score for keywords in side for _, score in keywords] for side in (ours, upstream)]
+    mine = scores[0] if words[0] == words[1] else [np.nan] * len(scores[0])
+    return compare("sam_clip: keywords and their scores", mine, scores[1], 1e-4)
 
 
 @dataclass(frozen=True)
@@ -90,12 +100,14 @@ class Served:
     repository: Path
     files: Mapping[str, Path]  # weight files by name
     settings: Mapping[str, Mapping[str, Any]]  # of the profile, with overrides; upstream gets the same
+    precision: str
     client: Client
     transport: Transport
+    timeout_s: float = TIMEOUT_S
 
     def run(self, model: str, inputs: Mapping[str, NDArray[Any]], output: str) -> NDArray[Any]:
         """One output of one composing model."""
-        return self.transport.infer(model, inputs, [output], TIMEOUT_S)[output]
+        return self.transport.infer(model, inputs, [output], self.timeout_s)[output]
 
 
 def verify_profile(
@@ -122,7 +134,7 @@ def verify_profile(
         try:
             with Client(running.url, timeout_s=TIMEOUT_S) as client:
                 transport = GrpcTransport(running.url)
-                served = Served(profile, repository, files, chosen.settings, client, transport)
+                served = Served(profile, repository, files, chosen.settings, options.precision, client, transport)
                 yield from compare_with(served, samples(images))
         finally:
             server.stop(running)

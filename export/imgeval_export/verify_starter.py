@@ -17,7 +17,7 @@ from imgeval.text import TextTokenizer, pad_rows
 from imgeval_export import starter
 from imgeval_export.classes import imagenet_classes
 from imgeval_export.conse import CLASS_PROMPT, TOP_K
-from imgeval_export.verify import Comparison, Sample, Served, compare
+from imgeval_export.verify import Comparison, Sample, Served, compare, compare_keywords
 
 
 def compare_starter(served: Served, photos: Sequence[Sample]) -> Iterator[Comparison]:
@@ -58,15 +58,8 @@ def compare_starter(served: Served, photos: Sequence[Sample]) -> Iterator[Compar
     yield compare("clip", [result.metrics["clip"].raw for result in results], cosines, 1e-4)
 
     keybert = KeyBERT(minilm)
-    upstream = [
+    found = [
         keybert.extract_keywords(photo.prompt, keyphrase_ngram_range=(1, 1), stop_words="english", top_n=5)
         for photo in photos
     ]
-    found = [{keyword["word"]: keyword["score"] for keyword in result.sam_clip["keywords"]} for result in results]
-    pairs = [
-        (mine.get(word, 0.0), score)
-        for mine, theirs in zip(found, upstream, strict=True)
-        for word, score in theirs
-        if score >= 0.1
-    ]
-    yield compare("sam_clip: keyword scores", [mine for mine, _ in pairs], [score for _, score in pairs], 1e-3)
+    yield compare_keywords(results, [[(word, score) for word, score in each if score >= 0.1] for each in found])

@@ -88,34 +88,33 @@ class Upsampling:
 
 
 def _enlarge(low: int, middle: int, kept: int, size: int) -> NDArray[np.float64]:
-    """The matrix that enlarges `low` values to `middle`, drops all but the first `kept`, and resizes these to `size`.
+    """The (size, low) matrix that enlarges `low` values to `middle`, keeps the first `kept` and resizes them to `size`.
 
-    (size, low), each row a weighted mean.
+    Each row is a weighted mean.
     """
     before, behind, weight = _neighbours(low, middle, kept)
     enlarged = np.zeros((kept, low))
     np.add.at(enlarged, (np.arange(kept), before), 1 - weight)
     np.add.at(enlarged, (np.arange(kept), behind), weight)
     before, behind, weight = _neighbours(kept, size, size)
-    resized: NDArray[np.float64] = (1 - weight)[:, None] * enlarged[before] + weight[:, None] * enlarged[behind]
-    return resized
+    return np.asarray((1 - weight)[:, None] * enlarged[before] + weight[:, None] * enlarged[behind], np.float64)
 
 
 def _neighbours(
     source: int, target: int, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Bilinear resizing from `source` to `target` values, half-pixel centres: for the first `count`, the index of the
-    value before, of the one behind, and the weight of the latter.
+    """Bilinear resizing from `source` to `target` values: the index before, the one behind, and the latter's weight.
 
-    In float32 as torch computes it (ATen/native/UpSample.h, area_pixel_compute_source_index): rounding moves a weight
-    by up to 1e-4, which decides the sign of some logits.
+    Each is (count,), for the first `count` targets; pixels have their centres at halves. In float32 as torch computes
+    it (ATen/native/UpSample.h, area_pixel_compute_source_index): rounding moves a weight by up to 1e-4, which decides
+    the sign of some logits.
     """
     scale = np.float32(source) / np.float32(target)
     centre = np.arange(count, dtype=np.float32) + np.float32(0.5)
     position = np.maximum(scale * centre - np.float32(0.5), np.float32(0))
     before = np.minimum(position.astype(np.int64), source - 1)
-    weight = np.clip(position - before.astype(np.float32), 0, 1)
-    return before, np.minimum(before + 1, source - 1), weight.astype(np.float64)
+    weight = np.asarray(np.clip(position - before.astype(np.float32), 0, 1), np.float64)
+    return before, np.minimum(before + 1, source - 1), weight
 
 
 def _bands(matrix: NDArray[np.float64]) -> list[_Band]:

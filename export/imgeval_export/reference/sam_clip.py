@@ -25,32 +25,40 @@ class ReferenceSamClip:
         self.keybert = KeyBERT(SentenceTransformer(str(minilm_folder), device="cpu"))
 
     def masks(self, rgb: NDArray[np.uint8]) -> list[dict[str, Any]]:
-        """Masks of at least 5 % of the image, as the generator orders them."""
-        least = 0.05 * rgb.shape[0] * rgb.shape[1]
-        return [mask for mask in self.generator.generate(rgb) if mask["area"] >= least]
+        """Every mask that the generator keeps, in its order."""
+        return list(self.generator.generate(rgb))
 
-    def keywords(self, prompt: str) -> list[str]:
+    def keywords(self, prompt: str) -> list[tuple[str, float]]:
+        """(word, score), best first."""
         found = self.keybert.extract_keywords(prompt, keyphrase_ngram_range=(1, 1), stop_words="english", top_n=5)
-        return [word for word, score in found if score >= 0.1]
+        return [(word, score) for word, score in found if score >= 0.1]
 
-    def score(self, rgb: NDArray[np.uint8], prompt: str) -> float:
-        """0..1, or NaN where there is no segment or no keyword."""
-        masks, keywords = self.masks(rgb), self.keywords(prompt)
+    def relevance(self, rgb: NDArray[np.uint8], prompt: str, masks: list[dict[str, Any]]) -> list[list[float]]:
+        """For each keyword the probability of each mask of at least 5 % of the image; empty where there is none."""
+        masks = [mask for mask in masks if mask["area"] >= 0.05 * rgb.shape[0] * rgb.shape[1]]
+        keywords = [word for word, _ in self.keywords(prompt)]
         if not masks or not keywords:
-            return math.nan
+            return []
         crops = []
         for mask in masks:
             x, y, width, height = map(int, mask["bbox"])
             masked = np.where(mask["segmentation"][:, :, None], rgb, 0).astype(np.uint8)
             crops.append(Image.fromarray(masked[y : y + height, x : x + width]))
         images, texts = self.clip.embed_images(crops), self.clip.embed_texts(keywords)
-        scores = []
+        rows = []
         for text in texts:
             logits = [100.0 * float(image @ text) for image in images]
             exponentials = [math.exp(logit - max(logits)) for logit in logits]
-            score = 0.5
-            for value in exponentials:
-                p = value / sum(exponentials)
-                score += (p - 0.3) ** 2 / len(logits) if p > 0.3 else -((0.3 - p) ** 2) / len(logits)
-            scores.append(min(1.0, max(0.0, score)))
-        return sum(scores) / len(scores)
+            rows.append([value / sum(exponentials) for value in exponentials])
+        return rows
+
+
+def score(relevance: list[list[float]]) -> float:
+    """0..1, or NaN where there is no segment or no keyword."""
+    scores = []
+    for row in relevance:
+        value = 0.5
+        for p in row:
+            value += (p - 0.3) ** 2 / len(row) if p > 0.3 else -((0.3 - p) ** 2) / len(row)
+        scores.append(min(1.0, max(0.0, value)))
+    return sum(scores) / len(scores) if scores else math.nan

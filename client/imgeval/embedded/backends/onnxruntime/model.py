@@ -13,6 +13,8 @@ import numpy as np
 import openvino
 import triton_python_backend_utils as pb_utils
 
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # values of the parameter "precision", and OpenVINO's names for them
+
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -20,6 +22,7 @@ class TritonPythonModel:
         parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         self.name = args["model_name"]
+        self.batches = config["max_batch_size"] > 0
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         core = openvino.Core()
@@ -31,7 +34,7 @@ class TritonPythonModel:
                     parameters.get("intra_op_thread_count", "0")
                 ),  # 0: as many as there are cores
                 # OpenVINO's own default is bfloat16 where the CPU has it; a config that says nothing means float32.
-                "INFERENCE_PRECISION_HINT": "f32",
+                "INFERENCE_PRECISION_HINT": PRECISIONS[parameters.get("precision", "fp32")],
                 "PERFORMANCE_HINT": "LATENCY",
                 # The steps of an ensemble are separate processes: pinned threads would fight for the same cores.
                 "ENABLE_CPU_PINNING": False,
@@ -40,26 +43,32 @@ class TritonPythonModel:
         self.request = self.compiled.create_infer_request()
 
     def execute(self, requests):
-        batches = [
-            [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
-            for request in requests
-        ]
+        """One response per request. A model that batches gets all requests as one batch, any other one by one."""
+        if not self.batches:
+            return [self.answer([request])[0] for request in requests]
+        return self.answer(requests)
+
+    def answer(self, requests):
         try:
-            merged = [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
-            outputs = self.run(merged)
-        except Exception as error:  # noqa: BLE001 - the boundary: Triton must hear of every failure, else the requests hang.
+            inputs = [self.arrays(request) for request in requests]
+            outputs = self.run([np.concatenate(arrays) for arrays in zip(*inputs, strict=True)])
+        except Exception as error:  # noqa: BLE001 - the boundary: Triton must hear of every failure, else requests hang
             message = f"{self.name}: {type(error).__name__}: {error}"
             return [pb_utils.InferenceResponse(error=pb_utils.TritonError(message)) for _ in requests]
-        responses, start = [], 0
-        for request, (first, *_) in zip(requests, batches, strict=True):
-            end, wanted = start + len(first), request.requested_output_names()
-            responses.append(
-                pb_utils.InferenceResponse(
-                    [pb_utils.Tensor(name, array[start:end]) for name, array in outputs.items() if name in wanted]
-                )
-            )
-            start = end
-        return responses
+        if len(requests) == 1:
+            return [self.response(requests[0], outputs)]
+        ends = np.cumsum([len(first) for first, *_ in inputs])
+        rows = {name: np.split(array, ends[:-1]) for name, array in outputs.items()}
+        return [
+            self.response(request, {name: parts[index] for name, parts in rows.items()})
+            for index, request in enumerate(requests)
+        ]
+
+    def response(self, request, outputs):
+        wanted = request.requested_output_names()
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, array) for name, array in outputs.items() if name in wanted]
+        )
 
     def arrays(self, request):
         return [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
