@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from imgeval.contract import (
     DETAILS,
+    DETAILS_MODEL,
     ENSEMBLE,
     IMAGE,
     INPUT_DETAILS,
@@ -109,12 +110,12 @@ class Client:
         if metrics == METRIC_NAMES:
             answer = self._transport.infer(ENSEMBLE, inputs, [DETAILS.name], self._timeout_s)
         else:
-            # The values asked for, and nothing else is computed; then the server's own combine step on those alone.
+            # The values asked for, and nothing else is computed; then the server's own last step on those alone.
             tensors = [INPUT_DETAILS, *map(metric_tensor, metrics)]
             tensors += [METRIC_DETAILS[name] for name in metrics if name in METRIC_DETAILS]
             values = self._transport.infer(ENSEMBLE, inputs, [tensor.name for tensor in tensors], self._timeout_s)
             inputs = {for_combine(tensor).name: values[tensor.name] for tensor in tensors}
-            answer = self._transport.infer("combine", inputs, [DETAILS.name], self._timeout_s)
+            answer = self._transport.infer(DETAILS_MODEL, inputs, [DETAILS.name], self._timeout_s)
         try:
             details: dict[str, Any] = json.loads(answer[DETAILS.name].item())
         except ValueError as error:

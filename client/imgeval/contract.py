@@ -57,6 +57,7 @@ MAX_BATCH_SIZE = 8  # items in one request, and in one batch of every composing 
 IMAGE = Tensor("IMAGE", "BYTES")  # an encoded image file
 PROMPT = Tensor("PROMPT", "BYTES")  # UTF-8 text
 SCORE = Tensor("SCORE", "FP32")  # combined score in [0, 1]; NaN where no weighted metric is available
+DETAILS_MODEL = "details"  # the step that makes DETAILS; also called alone, with some of the metrics
 DETAILS = Tensor("DETAILS", "BYTES")  # JSON, one object; client/imgeval/details.py says what is in it
 
 # What the steps behind DETAILS say, each as an output of its own, so that a request for some of the metrics learns what
@@ -79,7 +80,7 @@ TEXT_EMBEDDING = Tensor("TEXT_EMBEDDING", "FP32", (-1,))
 
 
 def for_combine(tensor: Tensor) -> Tensor:
-    """The same value under the name by which it reaches the step `combine`.
+    """The same value under the name by which it reaches the steps `combine` and `details`.
 
     Triton breaks requests for a subset of outputs where one tensor is both an output of the ensemble and the input of
     another of its steps, so such a value is emitted twice.

@@ -1,4 +1,4 @@
-"""The DETAILS object: everything about one result but the timing, assembled by the server's `combine` step.
+"""The DETAILS object: everything about one result but the timing, assembled by the server's step `details`.
 
 {"score", "complete", "profile", "preset", "fingerprint",
  "metrics": {NAME: {"raw", "normalized", "weight", "model"}},
@@ -24,7 +24,7 @@ NOT_REQUESTED = "not requested"
 
 @dataclass(frozen=True)
 class Card:
-    """What a model repository says of itself: `card.json`, written by the build and read by `combine`.
+    """What a model repository says of itself: `card.json`, written by the build and read by the step `details`.
 
     `models` names the model behind each metric that is served; `missing` gives the reason for each that is not.
     `weights` is "published", or "random" for a repository that only proves arithmetic.

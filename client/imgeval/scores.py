@@ -1,6 +1,6 @@
 """Raw metric values -> normalised values -> one combined score, by a preset that is data.
 
-The one place of this arithmetic: the server's `combine` step calls it, and so may any Python program.
+The server's step `details` calls it, and so may any Python program; the step `combine` is the same as an ONNX graph.
 """
 
 from __future__ import annotations

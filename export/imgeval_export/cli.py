@@ -85,6 +85,8 @@ def fetch(profile: str, weights: Path | None, commercial_ok: bool) -> None:
     help="Folder of the model repository; default: where the embedded server looks for it.",
 )
 @build_options
+@click.option("--device", default="cpu", show_default=True, help="Where the networks run: cpu or gpu.")
+@click.option("--target", default="embedded", show_default=True, help="What serves it: embedded or container.")
 @click.option("--commercial-ok", is_flag=True, help="Refuse files that are not clearly free for commercial use.")
 @click.option("--random-weights", is_flag=True, help="Stand-ins for checkpoints: proves arithmetic, makes no scores.")
 @one_line_errors
@@ -96,6 +98,8 @@ def build(
     with_parts: tuple[str, ...],
     without_parts: tuple[str, ...],
     precision: str,
+    device: str,
+    target: str,
     commercial_ok: bool,
     random_weights: bool,
 ) -> None:
@@ -106,10 +110,12 @@ def build(
     from imgeval_export.repository import BuildOptions, read_manifest
     from imgeval_export.repository import build as build_repository
 
-    target = output or paths.repository(profile)
-    options = BuildOptions(overrides, with_parts, without_parts, precision, commercial_ok, random_weights)
-    build_repository(profile, target, weights or paths.weights(), _progress, options)
-    click.echo(f"built: {target} (fingerprint {read_manifest(target)['fingerprint']})")
+    folder = output or paths.repository(profile)
+    options = BuildOptions(
+        overrides, with_parts, without_parts, precision, device, target, commercial_ok, random_weights
+    )
+    build_repository(profile, folder, weights or paths.weights(), _progress, options)
+    click.echo(f"built: {folder} (fingerprint {read_manifest(folder)['fingerprint']})")
 
 
 @main.command()

@@ -32,6 +32,8 @@ TRITON_TYPES = {
     "UINT8": pb.TYPE_UINT8,
 }
 
+KINDS = {"cpu": pb.ModelInstanceGroup.KIND_CPU, "gpu": pb.ModelInstanceGroup.KIND_GPU}
+
 ENSEMBLE_INPUTS = (IMAGE, PROMPT)
 # Every public output: the contract's, then the diagnostic ones.
 ENSEMBLE_OUTPUTS = (SCORE, *map(metric_tensor, METRIC_NAMES), DETAILS, INPUT_DETAILS, *METRIC_DETAILS.values())
@@ -49,6 +51,7 @@ class Model:
     optional: frozenset[str] = frozenset()  # names of inputs that a request may leave out
     max_batch_size: int = MAX_BATCH_SIZE  # 0: the model's own first dimension is no batch, and none is made
     instances: int = 1
+    device: str = "cpu"  # "gpu": an instance on each GPU that the server has
     max_queue_delay_microseconds: int = 0  # a batch is what waits when the model is free; none waits for a fuller one
     parameters: Mapping[str, str] = field(default_factory=dict)
     source: str = ""  # folder of its model.py in the project's model_repository; by default its name
@@ -80,7 +83,7 @@ def model_text(model: Model) -> str:
             for tensor in model.inputs
         ],
         output=[_output(tensor) for tensor in model.outputs],
-        instance_group=[pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=model.instances)],
+        instance_group=[pb.ModelInstanceGroup(kind=KINDS[model.device], count=model.instances)],
         dynamic_batching=_dynamic_batching(model) if model.max_batch_size else None,
         parameters=_parameters(model.parameters),
     )

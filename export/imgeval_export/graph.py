@@ -6,6 +6,7 @@ no time or path is stored.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,26 +84,23 @@ class Graph:
             onnx.checker.ValidationError, onnx.shape_inference.InferenceError: the graph is not valid ONNX (a mistake in
             the code that wrote it, never in the weights: those are checked before).
         """
-        graph = helper.make_graph(
-            self._nodes, self._name, self._inputs, self._outputs, initializer=list(self._constants.values())
-        )
+        # The checker can read no model of more than 2 GB, so large constants are shown to it as inputs.
+        large = [tensor for tensor in self._constants.values() if len(tensor.raw_data) > _LARGE_CONSTANT_BYTES]
+        small = [tensor for tensor in self._constants.values() if len(tensor.raw_data) <= _LARGE_CONSTANT_BYTES]
+        declared = [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in large]
+        onnx.checker.check_model(self._model([*self._inputs, *declared], small), full_check=True)
+        return self._model(self._inputs, self._constants.values())
+
+    def _model(self, inputs: Sequence[onnx.ValueInfoProto], constants: Iterable[onnx.TensorProto]) -> onnx.ModelProto:
         model = helper.make_model(
-            graph,
+            helper.make_graph(self._nodes, self._name, inputs, self._outputs),
             ir_version=IR_VERSION,
             opset_imports=[helper.make_opsetid("", OPSET)],
             producer_name=PRODUCER,
             producer_version=PRODUCER_VERSION,
         )
-        onnx.checker.check_model(self._without_weights(model), full_check=True)
+        model.graph.initializer.extend(constants)  # here, because make_graph and make_model would each copy them
         return model
-
-    def _without_weights(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """`model` with its large constants declared as inputs: the checker can read no model of more than 2 GB."""
-        large = [tensor for tensor in self._constants.values() if len(tensor.raw_data) > _LARGE_CONSTANT_BYTES]
-        declared = [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in large]
-        small = [tensor for tensor in self._constants.values() if len(tensor.raw_data) <= _LARGE_CONSTANT_BYTES]
-        graph = helper.make_graph(self._nodes, self._name, [*self._inputs, *declared], self._outputs, initializer=small)
-        return helper.make_model(graph, ir_version=model.ir_version, opset_imports=model.opset_import)
 
 
 def save_model(model: onnx.ModelProto, path: str | Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from imgeval.contract import (
     DETAILS,
+    DETAILS_MODEL,
     EMBEDDING,
     IMAGE,
     IMAGE_EMBEDDING,
@@ -101,17 +102,24 @@ def iqa(source: str) -> Model:
 
 def unavailable(metrics: Sequence[str]) -> Model:
     """NaN for the metrics that a profile has no model for."""
-    return Model("unavailable", "python", (SIZE,), tuple(metric_tensor(name) for name in metrics))
+    outputs = tuple(each for name in metrics for each in _both(metric_tensor(name)))
+    return Model("unavailable", "python", (SIZE,), outputs)
 
 
 def combine() -> Model:
-    """Raw values and what their steps say -> SCORE and DETAILS; takes any part of the metrics."""
+    """Raw values, NaN where missing -> SCORE."""
+    values = tuple(for_combine(metric_tensor(name)) for name in METRIC_NAMES)
+    return Model("combine", "onnxruntime", values, (SCORE,), parameters=_threads(1))
+
+
+def details() -> Model:
+    """Raw values and what their steps say -> DETAILS; takes any part of the metrics."""
     values = tuple(for_combine(tensor) for tensor in (*map(metric_tensor, METRIC_NAMES), *METRIC_DETAILS.values()))
     return Model(
-        "combine",
+        DETAILS_MODEL,
         "python",
         (for_combine(INPUT_DETAILS), *values),
-        (SCORE, DETAILS),
+        (DETAILS,),
         optional=frozenset(tensor.name for tensor in values),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from imgeval.errors import BuildError
 from imgeval_export import published, starter
+from imgeval_export.configs import KINDS
 from imgeval_export.profile import Profile
 
 PRECISIONS = ("fp32", "bf16")
@@ -48,3 +49,22 @@ def with_precision(profile: Profile, precision: str) -> Profile:
         for model in profile.models
     )
     return replace(profile, models=tuple(models))
+
+
+def with_device(profile: Profile, device: str) -> Profile:
+    """The profile with its networks on this device; what is no network stays on the CPU.
+
+    Raises:
+        BuildError: an unknown device, or a profile that has nothing to gain from it.
+    """
+    if device not in KINDS:
+        raise BuildError(f"got device {device!r}; allowed: {', '.join(KINDS)}")
+    if device == "cpu":
+        return profile
+    if profile.name not in published.DEFAULT_PARTS:
+        raise BuildError(f"profile {profile.name} is served on the CPU only")
+    on_gpu = (
+        replace(model, device=device) if model.backend == "onnxruntime" or model.name in published.PARTS else model
+        for model in profile.models
+    )
+    return replace(profile, models=tuple(on_gpu))

@@ -141,6 +141,7 @@ def profile(name: str, parts: frozenset[str]) -> Profile:
             *(model for part, model in optional_models.items() if part in parts),
             *([models.unavailable(tuple(missing))] if missing else []),
             models.combine(),
+            models.details(),
         ),
         settings=_settings(parts, tuple(missing)),
         write_artefacts=write_artefacts,

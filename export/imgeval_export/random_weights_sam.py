@@ -51,6 +51,7 @@ GAINS = {
 SMALL_NORM = 0.3  # gain of the layer norms whose output meets positions, which have a deviation of 0.7
 MEAN_IOU = 0.8  # about; with the default options about 75 masks of a photo are kept
 SPOT = 1.2  # weight of the spot in a mask
+TEXTURE = 1.2  # weight of everything else
 OFFSETS = (0.0, 1.6, 3.2, 4.8)  # subtracted from the masks, by mask token: the larger, the smaller the mask
 
 
@@ -121,6 +122,6 @@ def _plant_spot(state: Weights, seed: int) -> None:
     state["output_upscaling.3.bias"][constant] = 2
     for mask in range(MASK_TOKENS):
         kernel = f"output_hypernetworks_mlps.{mask}.layers.2"
-        state[f"{kernel}.weight"] *= 1.2
+        state[f"{kernel}.weight"] *= TEXTURE
         state[f"{kernel}.bias"][:quarter] = SPOT
         state[f"{kernel}.bias"][constant] = -OFFSETS[mask]

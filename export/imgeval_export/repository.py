@@ -21,16 +21,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from imgeval.contract import ENSEMBLE
+from imgeval.contract import DETAILS_MODEL, ENSEMBLE
 from imgeval.errors import BuildError
-from imgeval.scores import PRESETS_DIR
+from imgeval.scores import PRESETS_DIR, load_preset
 from imgeval_export import configs, data, profiles, random_weights, weights
+from imgeval_export.combine import combine_model
+from imgeval_export.graph import save_model
 from imgeval_export.overrides import override
 from imgeval_export.profile import Profile, Progress
 
 MANIFEST = "manifest.json"
 VERSION_FOLDER = "1"
 FORMAT = 1  # of the manifest
+TARGETS = ("embedded", "container")
 
 
 def ensure(profile_name: str, output: Path, weights_dir: Path, progress: Progress) -> Path:
@@ -56,6 +59,8 @@ class BuildOptions:
     with_parts: tuple[str, ...] = ()  # optional parts to add: "iqa", "qalign"
     without_parts: tuple[str, ...] = ()  # optional parts to leave out
     precision: str = "fp32"  # of the large networks on a CPU: "fp32" or "bf16"
+    device: str = "cpu"  # "gpu": networks on the GPU, in a container
+    target: str = "embedded"  # or "container": everything inside the repository, for another machine
     commercial_ok: bool = False  # refuse a profile whose files are not clearly free for commercial use
     random_weights: bool = False  # stand-ins for what cannot be had, to prove arithmetic; results say so
 
@@ -67,7 +72,12 @@ def _tuple(value: Any) -> Any:
 def chosen_profile(name: str, options: BuildOptions) -> Profile:
     """The profile with its optional parts and settings as asked for. Raises BuildError for what there is not."""
     profile = profiles.get(name, options.with_parts, options.without_parts)
-    return override(profiles.with_precision(profile, options.precision), options.overrides)
+    if options.target not in TARGETS:
+        raise BuildError(f"got target {options.target!r}; allowed: {', '.join(TARGETS)}")
+    if options.device == "gpu" and options.target == "embedded":
+        raise BuildError("the embedded server has no GPU backend; allowed with --device gpu: --target container")
+    profile = profiles.with_device(profiles.with_precision(profile, options.precision), options.device)
+    return override(profile, options.overrides)
 
 
 def weight_files(profile: Profile, weights_dir: Path, progress: Progress, options: BuildOptions) -> dict[str, Path]:
@@ -140,6 +150,9 @@ def _write(
     for name, settings in profile.settings.items():
         _write_json(repository / name / VERSION_FOLDER / "settings.json", settings)
     profile.write_artefacts(lambda name: repository / name / VERSION_FOLDER, files, progress)
+    if options.target == "container":
+        _copy_linked(repository)
+    save_model(combine_model(load_preset(profile.preset)), repository / "combine" / VERSION_FOLDER / "model.onnx")
 
     preset = json.loads((PRESETS_DIR / f"{profile.preset}.json").read_text(encoding="utf-8"))
     content = _checksums(repository)
@@ -152,7 +165,7 @@ def _write(
         "models": profile.made_by,
         "missing": profile.missing,
     }
-    _write_json(repository / "combine" / VERSION_FOLDER / "card.json", card)
+    _write_json(repository / DETAILS_MODEL / VERSION_FOLDER / "card.json", card)
     (repository / ENSEMBLE / VERSION_FOLDER).mkdir(parents=True)  # Triton wants a version, be it empty
     ensemble = configs.ensemble_text(profile.models, {"profile": profile.name, "fingerprint": fingerprint})
     (repository / ENSEMBLE / "config.pbtxt").write_text(ensemble, encoding="utf-8")
@@ -167,6 +180,14 @@ def _write(
         "files": _checksums(repository),
     }
     _write_json(repository / MANIFEST, manifest)
+
+
+def _copy_linked(repository: Path) -> None:
+    """Replace links to weight folders, which are large and stay where they are, by copies that travel along."""
+    for link in [path for path in repository.rglob("*") if path.is_symlink()]:
+        folder = link.resolve()
+        link.unlink()
+        shutil.copytree(folder, link)
 
 
 def _source(model: configs.Model) -> Path:

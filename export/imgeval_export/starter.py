@@ -123,6 +123,7 @@ PROFILE = Profile(
         models.iqa("iqa_niqe"),
         models.unavailable(tuple(MISSING)),
         models.combine(),
+        models.details(),
     ),
     settings={
         "unavailable": {"metrics": list(MISSING)},

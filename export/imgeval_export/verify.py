@@ -41,7 +41,9 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """ "pass", "FAIL", or "says nothing" where the values vary too little for the tolerance to mean anything."""
+        """pass, FAIL, drift where nothing is demanded, or "says nothing" where the values vary too little."""
+        if self.tolerance == np.inf and np.isfinite(self.max_difference):
+            return "drift"
         if not self.max_difference <= self.tolerance:
             return "FAIL"
         return "pass" if self.tolerance * SPREAD_PER_TOLERANCE <= self.spread else "says nothing"

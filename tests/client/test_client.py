@@ -85,7 +85,7 @@ def test_a_part_is_asked_for_alone_and_then_combined(metrics: list[str], outputs
     transport = FakeTransport()
     Client(transport=transport).score(b"image", "a dog", metrics=metrics)
     (first, _, asked, _), (second, given, details, _) = transport.calls
-    assert (first, second, asked, details) == ("imgeval", "combine", outputs, ["DETAILS"])
+    assert (first, second, asked, details) == ("imgeval", "details", outputs, ["DETAILS"])
     assert given == {f"{name}_FOR_COMBINE": f"value of {name}".encode() for name in outputs}
 
 

@@ -1,4 +1,4 @@
-"""imgeval.details: what `combine` makes of values, reasons and the repository's card."""
+"""imgeval.details: what the step `details` makes of values, reasons and the repository's card."""
 
 from __future__ import annotations
 

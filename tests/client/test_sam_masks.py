@@ -96,7 +96,7 @@ def test_candidates_and_kept_masks_equal_upstream(sam: Any, name: str) -> None:
     segments = large_segments(ours, *rgb.shape[:2])
     large = [mask for mask in theirs if mask["area"] >= 0.05 * rgb.shape[0] * rgb.shape[1]]
     assert [segment.area for segment in segments] == pytest.approx([mask["area"] for mask in large], rel=1e-3)
-    assert 0 < len(segments) < len(ours) or len(segments) == len(ours)
+    assert segments
 
 
 def test_filters_that_keep_nothing_give_nothing(sam: Any) -> None:

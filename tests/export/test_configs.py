@@ -196,8 +196,8 @@ def test_towers_agree_on_the_length_of_embeddings(every: Configs) -> None:
     assert lengths.pop()[0] > 0
 
 
-def test_combine_can_be_called_with_any_metrics(every: Configs) -> None:
-    optional = {spec.name: spec.optional for spec in every["combine"].input}
+def test_details_can_be_made_of_any_metrics(every: Configs) -> None:
+    optional = {spec.name: spec.optional for spec in every["details"].input}
     metrics = {contract.for_combine(contract.metric_tensor(name)).name for name in contract.METRIC_NAMES}
     assert metrics <= set(optional)
     assert [name for name, is_optional in optional.items() if not is_optional] == ["INPUT_DETAILS_FOR_COMBINE"]

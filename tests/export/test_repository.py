@@ -76,7 +76,7 @@ def test_the_manifest_lists_every_file_and_weight(profile: Profile, tmp_path: Pa
     assert manifest["files"] == content
     assert (manifest["profile"], manifest["format"]) == ("starter", 1)
     assert set(manifest["weights"]) >= {"all-MiniLM-L6-v2/model.safetensors", "efficientnet-lite2-9656183e.pth"}
-    card = json.loads((built / "combine" / "1" / "card.json").read_text(encoding="utf-8"))
+    card = json.loads((built / "details" / "1" / "card.json").read_text(encoding="utf-8"))
     assert card["fingerprint"] == manifest["fingerprint"]
     assert card["weights"] == "published"
     assert {**card["models"], **card["missing"]} == {**profile.made_by, **profile.missing}

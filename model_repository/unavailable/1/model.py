@@ -1,14 +1,15 @@
-"""NaN for every metric that this repository has no model for; `card.json` of `combine` says why."""
+"""NaN for every metric that this repository has no model for; `card.json` of `details` says why."""
 
 import math
 
 from imgeval import serving
-from imgeval.contract import SIZE, metric_tensor
+from imgeval.contract import SIZE, for_combine, metric_tensor
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.outputs = [metric_tensor(name).name for name in serving.settings(args)["metrics"]]
+        tensors = [metric_tensor(name) for name in serving.settings(args)["metrics"]]
+        self.outputs = [each.name for tensor in tensors for each in (tensor, for_combine(tensor))]
 
     def execute(self, requests):
         return serving.serve("unavailable", requests, (SIZE.name,), self.answer)

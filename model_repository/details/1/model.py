@@ -1,9 +1,9 @@
-"""Raw metric values and what their steps say -> SCORE and DETAILS. Also callable alone, for some of the metrics."""
+"""Raw metric values and what their steps say -> DETAILS. Also callable alone, with some of the metrics."""
 
 import json
 
 from imgeval import serving
-from imgeval.contract import DETAILS, INPUT_DETAILS, METRIC_DETAILS, METRIC_NAMES, SCORE, for_combine, metric_tensor
+from imgeval.contract import DETAILS, INPUT_DETAILS, METRIC_DETAILS, METRIC_NAMES, for_combine, metric_tensor
 from imgeval.details import Card, assemble
 
 INPUTS = (
@@ -18,7 +18,7 @@ class TritonPythonModel:
         self.card = Card.read(serving.model_dir(args) / "card.json")
 
     def execute(self, requests):
-        return serving.serve("combine", requests, INPUTS, self.answer)
+        return serving.serve("details", requests, INPUTS, self.answer)
 
     def answer(self, items):
         return [self.answer_one(item) for item in items]
@@ -32,4 +32,4 @@ class TritonPythonModel:
             json.loads(item[for_combine(INPUT_DETAILS).name][0]),
             {name: json.loads(value[0]) for name, value in said.items() if value is not None},
         )
-        return {SCORE.name: serving.scalar(details["score"]), DETAILS.name: serving.to_json(details)}
+        return {DETAILS.name: serving.to_json(details)}
