@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from imgeval.client import Client
 
 READY_TIMEOUT_S = 2.0  # to find out whether the server on the default port is one of ours
-IDLE_TIMEOUT_S = 900.0
+IDLE_TIMEOUT_S = 900.0  # of a server that this command starts
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,6 +32,7 @@ def main() -> None:
 )
 @click.option("--metrics", metavar="A,B", help="Only these metrics; the others cost nothing. Default: all.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--profile", envvar="IMGEVAL_PROFILE", help="Of the local server; default: whichever runs, else starter.")
 @click.option(
     "--timeout",
     "timeout_s",
@@ -56,6 +57,7 @@ def score(
     url: str | None,
     metrics: str | None,
     as_json: bool,
+    profile: str | None,
     timeout_s: float,
     idle_timeout_s: float,
 ) -> None:
@@ -66,13 +68,13 @@ def score(
 
     Example: imgeval-client score photo.jpg "a cup of coffee on a wooden table" --metrics clip,iqa --json
     """
-    from imgeval.client import check_metrics, check_prompt, encode_image
+    from imgeval.client import check_metrics, check_prompt, encode_image, image_label
 
     names = check_metrics(None if metrics is None else [name for name in map(str.strip, metrics.split(",")) if name])
     check_prompt(prompt)
-    encode_image(image)  # before a server is started for it
-    with _connect(url, timeout_s, idle_timeout_s) as client:
-        result = client.score(image, prompt, metrics=names)
+    encoded = encode_image(image)  # before a server is started for it
+    with _connect(url, profile, timeout_s, idle_timeout_s) as client:
+        result = client.score(encoded, prompt, metrics=names, label=image_label(image))
     if as_json:
         import json
 
@@ -83,7 +85,7 @@ def score(
         print_result(result)
 
 
-def _connect(url: str | None, timeout_s: float, idle_timeout_s: float) -> Client:
+def _connect(url: str | None, profile: str | None, timeout_s: float, idle_timeout_s: float) -> Client:
     from imgeval.client import DEFAULT_URL, Client
     from imgeval.contract import ENSEMBLE
     from imgeval.errors import ServerUnavailableError
@@ -97,7 +99,12 @@ def _connect(url: str | None, timeout_s: float, idle_timeout_s: float) -> Client
         return Client(transport=local, timeout_s=timeout_s)
     except ServerUnavailableError:
         local.close()
-    from imgeval.embedded.launch import launch
+    from imgeval.embedded.launch import DEFAULT_PROFILE, launch
+    from imgeval.embedded.server import find
 
-    server = launch(idle_timeout_s=idle_timeout_s, progress=lambda line: click.echo(line, err=True))
+    if there := find(profile=profile):
+        return Client(there.url, timeout_s=timeout_s)
+    server = launch(
+        profile or DEFAULT_PROFILE, idle_timeout_s=idle_timeout_s, progress=lambda line: click.echo(line, err=True)
+    )
     return Client(server.url, timeout_s=timeout_s)

@@ -28,7 +28,7 @@ from imgeval.contract import (
     for_combine,
     metric_tensor,
 )
-from imgeval.errors import InvalidInputError, ServerFailedError
+from imgeval.errors import DeadlineExceededError, InvalidInputError, ServerFailedError
 from imgeval.result import Result
 from imgeval.text import decode_prompt
 from imgeval.transport import GrpcTransport, Transport
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "localhost:8001"
 DEFAULT_TIMEOUT_S = 60.0
+TIFF_MODES = ("CMYK", "YCbCr", "LAB")  # PIL modes that PNG cannot hold and TIFF can
 
 
 class Client:
@@ -73,27 +74,31 @@ class Client:
         """Give the connection back."""
         self._transport.close()
 
-    def score(self, image: ImageLike, prompt: str, *, metrics: Sequence[str] | None = None) -> Result:
+    def score(
+        self, image: ImageLike, prompt: str, *, metrics: Sequence[str] | None = None, label: str | None = None
+    ) -> Result:
         """Score one image against one prompt.
 
         Args:
             image: a path, the bytes of an encoded file, a PIL image, or an array (H, W, 3), (H, W, 4) or (H, W) uint8.
             prompt: text that is not blank.
             metrics: names of the metrics to compute, the others cost nothing; by default all.
+            label: what the result calls the image; by default its path, or its kind where it has none.
 
         Raises:
             InvalidInputError: an image, prompt or metric name that cannot be scored.
             ServerUnavailableError: no server is reachable and ready.
-            DeadlineExceededError: no answer within `timeout_s`.
+            DeadlineExceededError: no answer within `timeout_s`, all calls together.
             ServerFailedError: the server failed on this request.
         """
         start = time.perf_counter()
         wanted = check_metrics(metrics)
         encoded = encode_image(image)
         text = check_prompt(prompt)
+        deadline = start + self._timeout_s
         self._transport.check_ready(ENSEMBLE, self._timeout_s)
         connected = time.perf_counter()
-        details = self._details({IMAGE: encoded, PROMPT: text}, wanted)
+        details = self._details({IMAGE: encoded, PROMPT: text}, wanted, deadline)
         end = time.perf_counter()
         timing_ms = {
             "connect": (connected - start) * 1e3,
@@ -101,26 +106,38 @@ class Client:
             "total": (end - start) * 1e3,
         }
         try:
-            return Result.from_details(details, image_label(image), prompt, timing_ms)
+            return Result.from_details(details, label or image_label(image), prompt, timing_ms)
         except (AttributeError, KeyError, TypeError) as error:
             raise ServerFailedError(f"the server at {self.url} gave details of another shape: {error!r}") from error
 
-    def _details(self, request: dict[Tensor, bytes], metrics: tuple[str, ...]) -> dict[str, Any]:
+    def _details(self, request: dict[Tensor, bytes], metrics: tuple[str, ...], deadline: float) -> dict[str, Any]:
         inputs = {tensor.name: np.array([[value]], dtype=np.object_) for tensor, value in request.items()}
         if metrics == METRIC_NAMES:
-            answer = self._transport.infer(ENSEMBLE, inputs, [DETAILS.name], self._timeout_s)
+            answer = self._infer(ENSEMBLE, inputs, [DETAILS.name], deadline)
         else:
             # The values asked for, and nothing else is computed; then the server's own last step on those alone.
             tensors = [INPUT_DETAILS, *map(metric_tensor, metrics)]
             tensors += [METRIC_DETAILS[name] for name in metrics if name in METRIC_DETAILS]
-            values = self._transport.infer(ENSEMBLE, inputs, [tensor.name for tensor in tensors], self._timeout_s)
+            values = self._infer(ENSEMBLE, inputs, [tensor.name for tensor in tensors], deadline)
             inputs = {for_combine(tensor).name: values[tensor.name] for tensor in tensors}
-            answer = self._transport.infer(DETAILS_MODEL, inputs, [DETAILS.name], self._timeout_s)
+            answer = self._infer(DETAILS_MODEL, inputs, [DETAILS.name], deadline)
         try:
             details: dict[str, Any] = json.loads(answer[DETAILS.name].item())
         except ValueError as error:
             raise ServerFailedError(f"the server at {self.url} gave details that are not JSON: {error}") from error
         return details
+
+    def _infer(
+        self, model: str, inputs: dict[str, NDArray[Any]], outputs: Sequence[str], deadline: float
+    ) -> dict[str, NDArray[Any]]:
+        left_s = deadline - time.perf_counter()
+        late = DeadlineExceededError(f"the server at {self.url} gave no answer within {self._timeout_s:g} s")
+        if left_s <= 0:
+            raise late
+        try:
+            return self._transport.infer(model, inputs, outputs, left_s)
+        except DeadlineExceededError as error:
+            raise late from error
 
 
 def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
@@ -153,7 +170,7 @@ def check_prompt(prompt: str) -> bytes:
 
 
 def encode_image(image: ImageLike) -> bytes:
-    """The bytes of an image file; PIL images and arrays become PNG, which keeps every sample.
+    """The bytes of an image file; PIL images and arrays become PNG or TIFF, which keep every sample.
 
     Raises:
         InvalidInputError: a file that is missing, unreadable, empty or too large, or an array of another shape or type.
@@ -173,11 +190,15 @@ def encode_image(image: ImageLike) -> bytes:
     if not isinstance(image, Image.Image):
         raise InvalidInputError("IMAGE", f"got {type(image).__name__}; allowed: path, bytes, PIL image or array")
     file = io.BytesIO()
+    file_format = "TIFF" if image.mode in TIFF_MODES else "PNG"
     try:
-        image.save(file, "PNG", compress_level=1)
-    except (OSError, ValueError) as error:
-        raise InvalidInputError("IMAGE", f"got a PIL image that PNG cannot hold: {error}") from error
-    return _checked(file.getvalue(), "the image as PNG")
+        # With its EXIF, so that the server turns it as it would turn the file that it came from.
+        image.save(file, file_format, exif=image.getexif(), **({"compress_level": 1} if file_format == "PNG" else {}))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InvalidInputError(
+            "IMAGE", f"got a PIL image of mode {image.mode} that cannot be sent: {error}"
+        ) from error
+    return _checked(file.getvalue(), f"the image as {file_format}")
 
 
 def image_label(image: ImageLike) -> str:
@@ -191,20 +212,20 @@ def _read(path: Path) -> bytes:
     try:
         if path.is_dir():
             raise InvalidInputError("IMAGE", f"{path} is a directory; allowed: an image file")
-        size = path.stat().st_size
-        if size > MAX_ENCODED_BYTES:
-            raise InvalidInputError("IMAGE", f"{path} has {size} bytes; allowed: at most {MAX_ENCODED_BYTES}")
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_ENCODED_BYTES + 1)  # not its size first: a pipe has none
+            size = max(len(content), os.fstat(file.fileno()).st_size)
     except FileNotFoundError as error:
         raise InvalidInputError("IMAGE", f"{path} does not exist") from error
     except (OSError, ValueError) as error:
         raise InvalidInputError("IMAGE", f"{path} cannot be read: {error}") from error
-    return _checked(content, str(path))
+    return _checked(content, str(path), size)
 
 
-def _checked(content: bytes, label: str) -> bytes:
+def _checked(content: bytes, label: str, size: int | None = None) -> bytes:
     if not content:
         raise InvalidInputError("IMAGE", f"{label} is empty; allowed: an image file")
     if len(content) > MAX_ENCODED_BYTES:
-        raise InvalidInputError("IMAGE", f"{label} has {len(content)} bytes; allowed: at most {MAX_ENCODED_BYTES}")
+        got = len(content) if size is None else size
+        raise InvalidInputError("IMAGE", f"{label} has {got} bytes; allowed: at most {MAX_ENCODED_BYTES}")
     return content

@@ -91,14 +91,18 @@ class TextTokenizer:
         return Tokens(np.array(ids, dtype=np.int64), dropped)
 
 
+def padded_length(length: int, max_tokens: int) -> int:
+    """The length of a row of `length` ids after padding."""
+    return min(max_tokens, -(-length // LENGTH_STEP) * LENGTH_STEP)
+
+
 def pad_rows(rows: Sequence[NDArray[np.int64]], max_tokens: int) -> NDArray[np.int64]:
     """Rows of ids, zero-padded to one length: a multiple of `LENGTH_STEP`, or `max_tokens` if that is less.
 
     Returns:
         (len(rows), L) int64.
     """
-    longest = max(len(row) for row in rows)
-    padded = np.zeros((len(rows), min(max_tokens, -(-longest // LENGTH_STEP) * LENGTH_STEP)), dtype=np.int64)
+    padded = np.zeros((len(rows), padded_length(max(map(len, rows)), max_tokens)), dtype=np.int64)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
     return padded

@@ -23,6 +23,8 @@ from imgeval.errors import (
 # A ping every 30 s notices a peer that vanished without closing, and keeps a quiet connection open.
 KEEPALIVE_TIME_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
+MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own upper limit
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Transport(Protocol):
@@ -43,7 +45,7 @@ class Transport(Protocol):
 
 
 class GrpcTransport:
-    """tritonclient's gRPC. Its message limit of 2 GiB holds as long as it gets no channel_args of ours."""
+    """tritonclient's gRPC."""
 
     def __init__(self, url: str) -> None:
         """`url` is HOST:PORT.
@@ -54,12 +56,7 @@ class GrpcTransport:
         if not re.fullmatch(r"[^\s/@]+:\d{1,5}", url) or not 1 <= int(url.rpartition(":")[2]) <= 65_535:
             raise InvalidInputError("url", f"got {url!r}; allowed: HOST:PORT, such as localhost:8001")
         self.url = url
-        self._client = triton.InferenceServerClient(
-            url,
-            keepalive_options=triton.KeepAliveOptions(
-                keepalive_time_ms=KEEPALIVE_TIME_MS, keepalive_timeout_ms=KEEPALIVE_TIMEOUT_MS
-            ),
-        )
+        self._client = triton.InferenceServerClient(url, channel_args=_channel_args(url))
 
     def check_ready(self, model: str, timeout_s: float) -> None:
         try:
@@ -99,6 +96,19 @@ class GrpcTransport:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _channel_args(url: str) -> list[tuple[str, int]]:
+    """Settings of the channel. They replace tritonclient's own, so its message limits stand here again."""
+    settings = {
+        "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
+        "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
+        "grpc.keepalive_time_ms": KEEPALIVE_TIME_MS,
+        "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_MS,
+    }
+    if url.rpartition(":")[0] in LOOPBACK_HOSTS:
+        settings["grpc.enable_http_proxy"] = 0  # a proxy from the environment cannot reach this machine's loopback
+    return list(settings.items())
 
 
 def _typed(error: InferenceServerException, url: str, timeout_s: float) -> ImgevalError:

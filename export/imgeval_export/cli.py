@@ -9,6 +9,7 @@ import click
 
 from imgeval.cli_errors import Commands, one_line_errors
 from imgeval.embedded import paths
+from imgeval.errors import InvalidInputError
 
 PROFILE = click.option("--profile", default="starter", show_default=True, help="Which profile.")
 WEIGHTS = click.option(
@@ -107,14 +108,21 @@ def build(
 
     Example: imgeval-export build --profile cpu --set sam_clip.points_per_side=16
     """
+    from imgeval.embedded import server
     from imgeval_export.repository import BuildOptions, read_manifest
     from imgeval_export.repository import build as build_repository
 
+    if target == "container" and output is None:
+        raise InvalidInputError(
+            "--output", "got none; needed with --target container: the folder to put the repository in"
+        )
     folder = output or paths.repository(profile)
     options = BuildOptions(
         overrides, with_parts, without_parts, precision, device, target, commercial_ok, random_weights
     )
     build_repository(profile, folder, weights or paths.weights(), _progress, options)
+    if running := server.find(profile=profile):
+        click.echo(f"{running.url} serves the previous build until it is restarted: imgeval-server stop", err=True)
     click.echo(f"built: {folder} (fingerprint {read_manifest(folder)['fingerprint']})")
 
 
@@ -137,9 +145,9 @@ def verify(
     random_weights: bool,
     images: int,
 ) -> None:
-    """Compare every model of a profile, and the whole ensemble, with the upstream libraries. Exit code 1 on a failure.
+    """Compare the models of a profile, and its metrics over the ensemble, with the upstream libraries.
 
-    Builds a repository of its own and starts a server of its own for it.
+    Builds a repository of its own and starts a server of its own for it. Exit code 1 where a comparison fails.
 
     Example: imgeval-export verify --profile cpu --random-weights --set sam_clip.points_per_side=4
     """

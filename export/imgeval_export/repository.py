@@ -17,14 +17,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from imgeval.contract import DETAILS_MODEL, ENSEMBLE
-from imgeval.errors import BuildError
+from imgeval.errors import BuildError, InvalidInputError
 from imgeval.scores import PRESETS_DIR, load_preset
-from imgeval_export import configs, data, profiles, random_weights, weights
+from imgeval_export import checksums, configs, data, profiles, random_weights, weights
 from imgeval_export.combine import combine_model
 from imgeval_export.graph import save_model
 from imgeval_export.overrides import override
@@ -45,7 +45,7 @@ def ensure(profile_name: str, output: Path, weights_dir: Path, progress: Progres
         BuildError: as `build`.
     """
     there = read_manifest(output)
-    options = BuildOptions(**{name: _tuple(value) for name, value in there.get("options", {}).items()})
+    options = _options_of(there)
     if there.get("key") != _key(chosen_profile(profile_name, options)):
         build(profile_name, output, weights_dir, progress, options)
     return output
@@ -65,17 +65,25 @@ class BuildOptions:
     random_weights: bool = False  # stand-ins for what cannot be had, to prove arithmetic; results say so
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _options_of(manifest: dict[str, Any]) -> BuildOptions:
+    """What a repository was built with; what this version does not know is left out."""
+    known = {field.name for field in fields(BuildOptions)}
+    stored: dict[str, Any] = {name: value for name, value in manifest.get("options", {}).items() if name in known}
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    return BuildOptions(**options)
 
 
 def chosen_profile(name: str, options: BuildOptions) -> Profile:
-    """The profile with its optional parts and settings as asked for. Raises BuildError for what there is not."""
+    """The profile with its optional parts and settings as asked for. Raises InvalidInputError for what there is not."""
     profile = profiles.get(name, options.with_parts, options.without_parts)
     if options.target not in TARGETS:
-        raise BuildError(f"got target {options.target!r}; allowed: {', '.join(TARGETS)}")
+        raise InvalidInputError("target", f"got {options.target!r}; allowed: {', '.join(TARGETS)}")
     if options.device == "gpu" and options.target == "embedded":
-        raise BuildError("the embedded server has no GPU backend; allowed with --device gpu: --target container")
+        raise InvalidInputError(
+            "device", "the embedded server has no GPU backend; allowed with gpu: --target container"
+        )
     profile = profiles.with_device(profiles.with_precision(profile, options.precision), options.device)
     return override(profile, options.overrides)
 
@@ -131,10 +139,10 @@ def build(
 def read_manifest(repository: Path) -> dict[str, Any]:
     """The manifest of a repository; empty if there is none that can be read."""
     try:
-        content: dict[str, Any] = json.loads((repository / MANIFEST).read_text(encoding="utf-8"))
+        content = json.loads((repository / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content
+    return content if isinstance(content, dict) else {}
 
 
 def _write(
@@ -175,7 +183,8 @@ def _write(
         "imgeval": _version(),
         "fingerprint": fingerprint,
         "key": _key(profile),
-        "weights": weights_kind,
+        "weights_kind": weights_kind,
+        "weights": {name: checksums.sha256(path) for name, path in files.items()},
         "options": asdict(options),
         "files": _checksums(repository),
     }
@@ -196,7 +205,8 @@ def _source(model: configs.Model) -> Path:
 
 def _key(profile: Profile) -> str:
     """Changes with everything that a repository is made from but the weight files, which are pinned by checksum."""
-    sources = sorted(path for path in Path(__file__).parent.rglob("*.py"))
+    package = Path(__file__).parent
+    sources = sorted([*package.rglob("*.py"), *package.glob("*.txt")])
     sources += sorted(data.folder("model_repository").rglob("*.py"))
     sources += [PRESETS_DIR / f"{profile.preset}.json", data.folder("weights") / "manifest.json"]
     return _fingerprint(

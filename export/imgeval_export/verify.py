@@ -52,7 +52,7 @@ class Comparison:
 def compare(name: str, ours: object, upstream: object, tolerance: float) -> Comparison:
     """Compare arrays; NaN equals NaN, and arrays of different shapes differ without bound."""
     left, right = np.asarray(ours, np.float64), np.asarray(upstream, np.float64)
-    if left.shape != right.shape:
+    if left.shape != right.shape or left.size == 0:
         return Comparison(name, np.inf, np.inf, float(np.nanstd(right)), tolerance)
     both_missing = np.isnan(left) & np.isnan(right)
     difference = np.where(both_missing, 0.0, np.abs(left - right))
@@ -138,6 +138,7 @@ def verify_profile(
                 transport = GrpcTransport(running.url)
                 served = Served(profile, repository, files, chosen.settings, options.precision, client, transport)
                 yield from compare_with(served, samples(images))
+                transport.close()
         finally:
             server.stop(running)
 

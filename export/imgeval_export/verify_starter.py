@@ -17,6 +17,7 @@ from imgeval.text import TextTokenizer, pad_rows
 from imgeval_export import starter
 from imgeval_export.classes import imagenet_classes
 from imgeval_export.conse import CLASS_PROMPT, TOP_K
+from imgeval_export.reference.minilm import minilm_folder
 from imgeval_export.verify import Comparison, Sample, Served, compare, compare_keywords
 
 
@@ -36,7 +37,7 @@ def compare_starter(served: Served, photos: Sequence[Sample]) -> Iterator[Compar
     taken = np.stack([pixels(photo.rgb, spec) for photo in photos])
     yield compare("clip: pixels", taken, expected.numpy(), 1 / 255)
 
-    minilm = SentenceTransformer(str(served.files["all-MiniLM-L6-v2/model.safetensors"].parent), device="cpu")
+    minilm = SentenceTransformer(str(minilm_folder()), device="cpu")
     texts = minilm.encode([photo.prompt for photo in photos])
     tokenizer = TextTokenizer.load(served.repository / "preprocess" / "1", starter.TOKENIZER)
     ids = pad_rows([tokenizer(photo.prompt).ids for photo in photos], tokenizer.max_tokens)

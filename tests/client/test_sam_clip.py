@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -167,3 +168,19 @@ def test_keywords_are_embedded_with_their_prompt(models: Models) -> None:
     texts = ["red", "red", "green blue", "blue", "green"]
     (ids,) = seen
     assert np.array_equal(ids, pad_rows([models.tokenizer(text).ids for text in texts], 256))
+
+
+def test_one_long_word_does_not_lengthen_the_others() -> None:
+    models = Models()
+    lengths: list[tuple[int, int]] = []
+
+    def embed(ids: np.ndarray) -> np.ndarray:
+        lengths.append(ids.shape)
+        return models._embed(ids)
+
+    metric = dataclasses.replace(models.metric(), embed_keywords=embed)
+    prompt = "red green blue " + "qxz" * 33  # a longer word is one unknown token
+    (result,) = metric([(halves(RED, GREEN), prompt)])
+    assert (3, 16) in lengths, "the three short words go together, at their own length"
+    assert max(length for _, length in lengths) > 64
+    assert {keyword["word"] for keyword in result.details["keywords"]} >= {"red", "green", "blue"}

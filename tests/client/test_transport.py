@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from imgeval import DeadlineExceededError, InvalidInputError, ServerFailedError, ServerUnavailableError
 from imgeval.embedded.server import EmbeddedServer
+from imgeval.embedded.supervisor import requests_served
 from imgeval.errors import ImgevalError
 from imgeval.transport import GrpcTransport
 
@@ -226,3 +227,16 @@ def test_one_transport_serves_many_threads() -> None:
         inputs = [{"X": np.array([[number]], np.float32)} for number in range(32)]
         answers = pool.map(lambda each: transport.infer("imgeval", each, ["SCORE"], PATIENT_S), inputs)
         assert [answer["SCORE"].item() for answer in answers] == [2.0 * number for number in range(32)]
+
+
+def test_a_proxy_in_the_environment_does_not_hide_this_machine(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    transport = GrpcTransport(server.url)
+    transport.check_ready("imgeval", 10)
+    transport.close()
+    assert requests_served(f"http://127.0.0.1:{server.metrics_port}/metrics") is not None

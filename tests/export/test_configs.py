@@ -28,7 +28,7 @@ PUBLIC_OUTPUTS = {
     Tensor("DETAILS", "BYTES"),
 }
 DIAGNOSTIC_OUTPUTS = {Tensor(f"{name}_DETAILS", "BYTES") for name in ("INPUT", "SAM_CLIP", "IQA")}
-PROFILES = tuple(profiles.PROFILES)
+PROFILES = profiles.NAMES
 
 Configs = Mapping[str, pb.ModelConfig]
 

@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from imgeval.contract import METRIC_NAMES
-from imgeval.errors import BuildError
+from imgeval.errors import BuildError, InvalidInputError
 from imgeval_export import configs, profiles, published
 from imgeval_export.overrides import override
 from imgeval_export.repository import BuildOptions, build, chosen_profile
@@ -65,10 +65,12 @@ def test_settings_are_changed_by_name() -> None:
         ("sam_clip.points_per_side", "OPTION=VALUE"),
         ("sam_clip.points_per_side=many", "a number"),
         ("sam_clip.points_per_side=4.5", "a whole number"),
+        ("sam_clip.points_per_side=inf", "a finite number"),
+        ("sam_clip.points_per_side=0", "out of range"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_what_is_allowed(assignment: str, said: str) -> None:
-    with pytest.raises(BuildError, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         override(profiles.get("cpu"), [assignment])
 
 
@@ -105,7 +107,7 @@ def test_networks_go_to_the_gpu_and_steps_stay() -> None:
     ],
 )
 def test_what_there_is_not_is_refused(name: str, options: BuildOptions, said: str) -> None:
-    with pytest.raises(BuildError, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         chosen_profile(name, options)
 
 

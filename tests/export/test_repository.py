@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from _starter import minilm_folder
 
-from imgeval.errors import BuildError
-from imgeval_export import profiles, repository, starter
+from imgeval.errors import BuildError, InvalidInputError
+from imgeval_export import repository, starter
 from imgeval_export.profile import Profile
 
 WEIGHTS = Path("/nowhere")  # so that files come out of the installed packages
@@ -39,12 +39,12 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> Profile:
     """The starter profile with small artefacts; its weight files are still checked."""
     minilm_folder()  # skips where the packages are not installed
     small = dataclasses.replace(starter.PROFILE, write_artefacts=small_artefacts)
-    monkeypatch.setitem(profiles.PROFILES, "starter", small)
+    monkeypatch.setattr(starter, "PROFILE", small)
     return small
 
 
 def use(monkeypatch: pytest.MonkeyPatch, profile: Profile, **changed: Any) -> None:
-    monkeypatch.setitem(profiles.PROFILES, "starter", dataclasses.replace(profile, **changed))
+    monkeypatch.setattr(starter, "PROFILE", dataclasses.replace(profile, **changed))
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -219,6 +219,6 @@ def test_an_empty_folder_is_filled(profile: Profile, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "Starter", "nonsense"])
 def test_unknown_profiles_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(BuildError, match="starter"):
+    with pytest.raises(InvalidInputError, match="starter"):
         repository.build(name, tmp_path / "r", WEIGHTS, quiet)
     assert not (tmp_path / "r").exists()

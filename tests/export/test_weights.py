@@ -141,11 +141,13 @@ def test_missing_and_offline_is_one_line_with_what_to_do(tmp_path: Path, monkeyp
 
 def test_the_command_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMGEVAL_OFFLINE", "1")
-    monkeypatch.setattr(weights, "manifest", lambda profile=None: (entry(),))
+    monkeypatch.setattr(weights, "find", lambda file, folder: None)
     for command in (["fetch"], ["build", "--output", str(tmp_path / "r")]):
         result = CliRunner().invoke(main, [*command, "--weights", str(tmp_path)])
         assert (result.exit_code, result.stdout) == (3, "")
-        assert result.stderr.splitlines()[-1].startswith("error: tiny/model.bin: missing, and IMGEVAL_OFFLINE is set")
+        last = result.stderr.splitlines()[-1]
+        assert last.startswith("error: all-MiniLM-L6-v2/model.safetensors")
+        assert "missing, and IMGEVAL_OFFLINE is set" in last
     result = CliRunner().invoke(main, ["list", "--weights", str(tmp_path)])
     assert result.exit_code == 0
     assert "not here; get it with: imgeval-export fetch --profile starter" in result.stdout

@@ -10,8 +10,8 @@ def home() -> Path:
     """The folder for everything that can be made again: `IMGEVAL_HOME`, else `imgeval` in the user's cache folder."""
     if configured := os.environ.get("IMGEVAL_HOME"):
         return Path(configured).expanduser().resolve()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "imgeval"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))  # the specification says to ignore a relative one
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "imgeval"
 
 
 def repository(profile: str) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -114,8 +113,3 @@ def _backend_folder(triton: Path, stub: Path) -> Path:
     except OSError:  # Another process was quicker; its folder is the same.
         shutil.rmtree(fresh)
     return folder
-
-
-def triton_package_version() -> str:
-    """Version of the wheel that carries the server, for `imgeval-server status`."""
-    return importlib.metadata.version("nvidia-pytriton")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from imgeval.embedded import paths, runtime, supervisor
@@ -24,7 +24,6 @@ from imgeval.probe import probe
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8001  # Triton's own default for gRPC
-DEFAULT_IDLE_TIMEOUT_S = 900.0  # of a server that the client started by itself
 START_TIMEOUT_S = 120.0  # the slowest machine that is worth waiting for
 STOP_TIMEOUT_S = 30.0
 # Each Python step keeps its tensors in shared memory; a decoded image of the largest size allowed is 192 MB.
@@ -59,8 +58,9 @@ def running() -> list[EmbeddedServer]:
     for state in sorted(paths.servers().glob("*/state.json")):
         try:
             server = _read(state)
-        except (OSError, ValueError, TypeError):  # Vanished meanwhile, or not one of ours.
-            state.unlink(missing_ok=True)
+        except (OSError, ValueError, TypeError):  # Vanished meanwhile, cut, or of another version.
+            if not _owner_runs(state):
+                state.unlink(missing_ok=True)
             continue
         if supervisor.process_start_ticks(server.pid) == server.start_ticks:
             found.append(server)
@@ -70,8 +70,21 @@ def running() -> list[EmbeddedServer]:
     return sorted(found, key=lambda server: server.port)
 
 
+def _owner_runs(state: Path) -> bool:
+    """Whether a state that this version cannot read is that of a server that runs."""
+    try:
+        content = json.loads(state.read_text(encoding="utf-8"))
+        return supervisor.process_start_ticks(int(content["pid"])) == int(content["start_ticks"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
 def _read(state: Path) -> EmbeddedServer:
-    return EmbeddedServer(**json.loads(state.read_text(encoding="utf-8")))
+    content = json.loads(state.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{state} holds no object")
+    known = {field.name for field in fields(EmbeddedServer)}
+    return EmbeddedServer(**{name: value for name, value in content.items() if name in known})
 
 
 def find(port: int | None = None, profile: str | None = None) -> EmbeddedServer | None:

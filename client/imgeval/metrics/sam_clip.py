@@ -22,7 +22,7 @@ from imgeval.metrics.keywords import Keyword, candidate_words, select_keywords
 from imgeval.metrics.relevance import relevance, sam_clip
 from imgeval.metrics.rle import encode_mask
 from imgeval.metrics.segments import Segment, crop
-from imgeval.text import TextTokenizer, pad_rows
+from imgeval.text import TextTokenizer, pad_rows, padded_length
 
 Embed = Callable[[NDArray[Any]], NDArray[np.float32]]  # (N, ...) -> (N, D)
 
@@ -58,7 +58,7 @@ class SamClip:
         if not crops:
             return [_result(found, [], None) for found in keywords]
         crop_vectors = self.embed_images(np.stack([pixels(each, self.pixel_spec) for each in crops]))
-        word_vectors = self.embed_texts(self._ids(self.text_tokenizer, words))
+        word_vectors = _embed(self.embed_texts, self.text_tokenizer, words)
         results, crop_at, word_at = [], 0, 0
         for found, cuts in zip(keywords, segments, strict=True):
             if not cuts:
@@ -76,7 +76,7 @@ class SamClip:
         texts = [text for prompt, found in zip(prompts, words, strict=True) if found for text in (prompt, *found)]
         if not texts:
             return [() for _ in prompts]
-        vectors = self.embed_keywords(self._ids(self.keyword_tokenizer, texts))
+        vectors = _embed(self.embed_keywords, self.keyword_tokenizer, texts)
         keywords: list[tuple[Keyword, ...]] = []
         start = 0
         for found in words:
@@ -88,9 +88,18 @@ class SamClip:
             start = end
         return keywords
 
-    @staticmethod
-    def _ids(tokenizer: TextTokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
-        return pad_rows([tokenizer(text).ids for text in texts], tokenizer.max_tokens)
+
+def _embed(embed: Embed, tokenizer: TextTokenizer, texts: Sequence[str]) -> NDArray[np.float32]:
+    """(N, D), one row per text. Texts of like length go together: one long one must not lengthen a thousand words."""
+    rows = [tokenizer(text).ids for text in texts]
+    groups: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(padded_length(len(row), tokenizer.max_tokens), []).append(index)
+    vectors: dict[int, NDArray[np.float32]] = {}
+    for members in groups.values():
+        embedded = embed(pad_rows([rows[index] for index in members], tokenizer.max_tokens))
+        vectors.update(zip(members, embedded, strict=True))
+    return np.stack([vectors[index] for index in range(len(rows))])
 
 
 def _describe(segment: Segment) -> dict[str, Any]:

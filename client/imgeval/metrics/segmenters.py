@@ -16,13 +16,22 @@ from imgeval.metrics.segments import Segment, SegmentOptions, felzenszwalb_segme
 Segmenter = Callable[[NDArray[np.uint8]], tuple[Segment, ...]]  # rgb (H, W, 3) -> segments
 
 
+def segment_options(name: str, options: Mapping[str, Any]) -> SegmentOptions | MaskOptions:
+    """The options of the segmenter called `name`, "felzenszwalb" or "sam".
+
+    Raises:
+        InvalidInputError: a value that is out of range.
+    """
+    kinds: dict[str, type[SegmentOptions | MaskOptions]] = {"felzenszwalb": SegmentOptions, "sam": MaskOptions}
+    return kinds[name](**options)
+
+
 def segmenter(name: str, options: Mapping[str, Any], encode: Encode, decode: Decode) -> Segmenter:
-    """The segmenter called `name`, "felzenszwalb" or "sam"; only the latter uses `encode` and `decode`."""
-    if name == "felzenszwalb":
-        return partial(felzenszwalb_segments, options=SegmentOptions(**options))
-    if name == "sam":
-        return partial(sam_segments, encode=encode, decode=decode, options=MaskOptions(**options))
-    raise ValueError(f"got segmenter {name!r}; allowed: felzenszwalb, sam")
+    """The segmenter called `name`; only "sam" uses `encode` and `decode`."""
+    chosen = segment_options(name, options)
+    if isinstance(chosen, MaskOptions):
+        return partial(sam_segments, encode=encode, decode=decode, options=chosen)
+    return partial(felzenszwalb_segments, options=chosen)
 
 
 def sam_segments(rgb: NDArray[np.uint8], encode: Encode, decode: Decode, options: MaskOptions) -> tuple[Segment, ...]:
