@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ MINILM_FILE = "all-MiniLM-L6-v2/model.safetensors"
 MINILM_TOKENIZER = "all-MiniLM-L6-v2/tokenizer.json"
 MUSIQ_FILE = "musiq_koniq_ckpt-e95806b9.pth"
 ONE_ALIGN = "one-align"
+DEFAULT_IQA = "musiq"  # whose weights are in the manifest; other metrics of IQA-PyTorch bring their own
 # Optional parts, and the metrics that each makes.
 PARTS = {"iqa": ("iqa",), "qalign": ("qalign_quality", "qalign_aesthetic")}
 DEFAULT_PARTS = {"cpu": ("iqa",), "full": ("iqa", "qalign")}
@@ -171,9 +172,26 @@ def _settings(parts: frozenset[str], unavailable: tuple[str, ...]) -> dict[str, 
         },
     }
     if "iqa" in parts:
-        settings["iqa"] = {"metric": "musiq", "checkpoint": MUSIQ_FILE}
+        settings["iqa"] = {"metric": DEFAULT_IQA, "checkpoint": MUSIQ_FILE}
     if "qalign" in parts:
         settings["qalign"] = {"weights": ONE_ALIGN, "precision": "fp16"}
     if unavailable:
         settings["unavailable"] = {"metrics": list(unavailable)}
     return settings
+
+
+def named(profile: Profile) -> Profile:
+    """The profile with the name of its iqa metric, which a setting may have changed, in the results.
+
+    Raises:
+        InvalidInputError: IQA-PyTorch has no such metric.
+    """
+    metric = profile.settings.get("iqa", {}).get("metric", DEFAULT_IQA)
+    if metric == DEFAULT_IQA:
+        return profile
+    from imgeval.metrics.pyiqa_metric import info
+
+    said = info(metric)
+    direction = "lower is better" if said.lower_is_better else "higher is better"
+    name = f"{metric} (IQA-PyTorch; range {said.score_range or 'not stated'}, {direction})"
+    return replace(profile, made_by={**profile.made_by, "iqa": name})

@@ -24,7 +24,7 @@ from typing import Any
 from imgeval.contract import DETAILS_MODEL, ENSEMBLE
 from imgeval.errors import BuildError, InvalidInputError
 from imgeval.scores import PRESETS_DIR, load_preset
-from imgeval_export import checksums, configs, data, profiles, random_weights, weights
+from imgeval_export import checksums, configs, data, profiles, published, random_weights, weights
 from imgeval_export.combine import combine_model
 from imgeval_export.graph import save_model
 from imgeval_export.overrides import override
@@ -85,7 +85,7 @@ def chosen_profile(name: str, options: BuildOptions) -> Profile:
             "device", "the embedded server has no GPU backend; allowed with gpu: --target container"
         )
     profile = profiles.with_device(profiles.with_precision(profile, options.precision), options.device)
-    return override(profile, options.overrides)
+    return published.named(override(profile, options.overrides))
 
 
 def weight_files(profile: Profile, weights_dir: Path, progress: Progress, options: BuildOptions) -> dict[str, Path]:

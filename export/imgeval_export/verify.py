@@ -68,6 +68,16 @@ def compare_keywords(results: Sequence[Result], upstream: Sequence[Sequence[tupl
     return compare("sam_clip: keywords and their scores", mine, scores[1], 1e-4)
 
 
+def compare_scores(results: Sequence[Result], tolerance: float) -> Comparison:
+    """The score of the served graph against the plain mean of the values that the preset `seed` weighs."""
+    tops = {"aesthetic": 10, "clip": 1, "qalign_quality": 5, "qalign_aesthetic": 5, "sam_clip": 1}
+    means = [
+        float(np.mean([result.metrics[name].raw / top for name, top in tops.items() if name in result.metrics]))
+        for result in results
+    ]
+    return compare("score", [result.score for result in results], np.clip(means, 0, 1), tolerance)
+
+
 @dataclass(frozen=True)
 class Sample:
     """One test image with its prompt."""

@@ -20,7 +20,7 @@ from imgeval_export.reference.clip import ReferenceAesthetic, ReferenceClip
 from imgeval_export.reference.iqa import ReferenceIqa
 from imgeval_export.reference.minilm import minilm_folder
 from imgeval_export.reference.sam_clip import ReferenceSamClip, score
-from imgeval_export.verify import Comparison, Sample, Served, compare, compare_keywords
+from imgeval_export.verify import Comparison, Sample, Served, compare, compare_keywords, compare_scores
 
 SAM_KINDS = {"cpu": "vit_b", "full": "vit_h"}
 DECODED_POINTS_PER_SIDE = 4  # of the grid whose raw masks are compared, per image
@@ -40,6 +40,7 @@ class Tolerances:
     relevance: float
     sam_clip: float
     iqa: float = 1e-4
+    score: float = 1e-6
 
 
 TOLERANCES = {
@@ -58,9 +59,9 @@ def compare_published(served: Served, photos: Sequence[Sample]) -> Iterator[Comp
     yield from _compare_clip(served, photos, results, reference, allowed)
     sam_file, kind = served.files[published.SAM_FILES[served.profile]], SAM_KINDS[served.profile]
     options = dict(served.settings["sam_clip"]["segments"])
-    size_px = options.pop("image_size_px")
+    size_px, min_area_fraction = options.pop("image_size_px"), options.pop("min_area_fraction")
     minilm = minilm_folder()
-    upstream = ReferenceSamClip(reference, sam_file, kind, minilm, **options)
+    upstream = ReferenceSamClip(reference, sam_file, kind, minilm, min_area_fraction, **options)
     yield compare_keywords(results, [upstream.keywords(photo.prompt) for photo in photos])
     if served.precision == "fp32":  # in bfloat16 other masks pass the thresholds, and there is nothing to pair
         yield from _compare_decoder(served, photos, upstream, size_px, allowed)
@@ -78,6 +79,7 @@ def compare_published(served: Served, photos: Sequence[Sample]) -> Iterator[Comp
     if "iqa" in served.settings:
         iqa = ReferenceIqa(served.settings["iqa"]["metric"], served.files[published.MUSIQ_FILE])
         yield compare("iqa", raw(results, "iqa"), [iqa.score(photo.image) for photo in photos], allowed.iqa)
+    yield compare_scores(results, allowed.score)
 
 
 def raw(results: Sequence[Result], metric: str) -> list[float]:

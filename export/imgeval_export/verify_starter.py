@@ -18,7 +18,7 @@ from imgeval_export import starter
 from imgeval_export.classes import imagenet_classes
 from imgeval_export.conse import CLASS_PROMPT, TOP_K
 from imgeval_export.reference.minilm import minilm_folder
-from imgeval_export.verify import Comparison, Sample, Served, compare, compare_keywords
+from imgeval_export.verify import Comparison, Sample, Served, compare, compare_keywords, compare_scores
 
 
 def compare_starter(served: Served, photos: Sequence[Sample]) -> Iterator[Comparison]:
@@ -64,3 +64,4 @@ def compare_starter(served: Served, photos: Sequence[Sample]) -> Iterator[Compar
         for photo in photos
     ]
     yield compare_keywords(results, [[(word, score) for word, score in each if score >= 0.1] for each in found])
+    yield compare_scores(results, 1e-6)

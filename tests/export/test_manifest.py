@@ -13,7 +13,11 @@ from imgeval_export.manifest import Hub, Package, manifest
 def test_the_profiles_have_the_files_of_the_contract() -> None:
     names = {profile: {file.name for file in manifest(profile)} for profile in ("starter", "cpu", "full")}
     minilm = {"all-MiniLM-L6-v2/model.safetensors", "all-MiniLM-L6-v2/tokenizer.json"}
-    clip = {"clip-vit-large-patch14/open_clip_model.safetensors", "sac+logos+ava1-l14-linearMSE.pth"}
+    clip = {
+        "clip-vit-large-patch14/open_clip_model.safetensors",
+        "clip-vit-large-patch14/bpe_simple_vocab_16e6.txt.gz",
+        "sac+logos+ava1-l14-linearMSE.pth",
+    }
     musiq = {"musiq_koniq_ckpt-e95806b9.pth"}
     assert names["starter"] >= minilm
     assert names["cpu"] == minilm | clip | musiq | {"sam_vit_b_01ec64.pth"}

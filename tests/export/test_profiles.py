@@ -130,3 +130,12 @@ def test_noncommercial_weights_are_refused_by_name(tmp_path: Path) -> None:
 )
 def test_verdicts(ours: list[float], upstream: list[float], tolerance: float, verdict: str) -> None:
     assert compare("values", ours, upstream, tolerance).verdict == verdict
+
+
+def test_another_iqa_metric_is_named_with_its_range_and_direction() -> None:
+    pytest.importorskip("pyiqa")
+    chosen = chosen_profile("cpu", BuildOptions(overrides=("iqa.metric=niqe",)))
+    assert chosen.made_by["iqa"].startswith("niqe (IQA-PyTorch; range ")
+    assert chosen.made_by["iqa"].endswith("lower is better)")
+    with pytest.raises(InvalidInputError, match="no-reference"):
+        chosen_profile("cpu", BuildOptions(overrides=("iqa.metric=psnr",)))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from imgeval.errors import BuildError
+from imgeval.errors import BuildError, InvalidInputError
 
 DEFAULT_METRIC = "musiq"
 
@@ -35,13 +35,13 @@ def info(name: str) -> MetricInfo:
     """Range and direction of a no-reference metric.
 
     Raises:
-        BuildError: pyiqa has no such metric, or it needs a reference image.
+        InvalidInputError: pyiqa has no such metric, or it needs a reference image.
     """
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
     known = sorted(key for key, config in DEFAULT_CONFIGS.items() if config.get("metric_mode") == "NR")
     if name not in known:
-        raise BuildError(f"iqa: got metric {name!r}; allowed, the no-reference metrics of pyiqa: {', '.join(known)}")
+        raise InvalidInputError("iqa.metric", f"got {name!r}; allowed, pyiqa's no-reference ones: {', '.join(known)}")
     config = DEFAULT_CONFIGS[name]
     return MetricInfo(name, str(config.get("score_range", "")), bool(config.get("lower_better", False)))
 

@@ -50,6 +50,7 @@ class MaskOptions:
     pred_iou_thresh: float = 0.88  # masks whose predicted IoU is not above are dropped; 0..1
     stability_score_thresh: float = 0.95  # masks whose stability is below are dropped; 0..1
     stability_score_offset: float = 1.0  # logits, between the threshold and its two shifted ones; 0 or more
+    min_area_fraction: float = MIN_AREA_FRACTION  # of the image; sam_clip leaves smaller masks out; 0..1
     box_nms_thresh: float = 0.7  # of two masks whose boxes have a larger IoU, the lower predicted IoU is dropped; 0..1
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class MaskOptions:
             "stability_score_thresh": 0 <= self.stability_score_thresh <= 1,
             "stability_score_offset": self.stability_score_offset >= 0,
             "box_nms_thresh": 0 <= self.box_nms_thresh <= 1,
+            "min_area_fraction": 0 <= self.min_area_fraction <= 1,
         }
         for name, ok in in_range.items():
             if not ok:

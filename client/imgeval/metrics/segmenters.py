@@ -35,9 +35,9 @@ def segmenter(name: str, options: Mapping[str, Any], encode: Encode, decode: Dec
 
 
 def sam_segments(rgb: NDArray[np.uint8], encode: Encode, decode: Decode, options: MaskOptions) -> tuple[Segment, ...]:
-    """SAM's masks of at least 5 % of the image, in the generator's order."""
+    """SAM's masks of at least `options.min_area_fraction` of the image, in the generator's order."""
     masks = generate_masks(rgb, encode, decode, options)
-    return large_segments(tuple(map(_upstream_box, masks)), rgb.shape[0], rgb.shape[1])
+    return large_segments(tuple(map(_upstream_box, masks)), rgb.shape[0], rgb.shape[1], options.min_area_fraction)
 
 
 def _upstream_box(mask: SamMask) -> SamMask:

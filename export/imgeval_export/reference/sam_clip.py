@@ -19,8 +19,16 @@ from imgeval_export.reference.clip import ReferenceClip
 class ReferenceSamClip:
     """Parts as published; `options` are SamAutomaticMaskGenerator's."""
 
-    def __init__(self, clip: ReferenceClip, sam: Path, kind: str, minilm_folder: Path, **options: Any) -> None:
-        self.clip = clip
+    def __init__(
+        self,
+        clip: ReferenceClip,
+        sam: Path,
+        kind: str,
+        minilm_folder: Path,
+        min_area_fraction: float = 0.05,
+        **options: Any,
+    ) -> None:
+        self.clip, self.min_area_fraction = clip, min_area_fraction
         self.generator = SamAutomaticMaskGenerator(sam_model_registry[kind](checkpoint=str(sam)).eval(), **options)
         self.keybert = KeyBERT(SentenceTransformer(str(minilm_folder), device="cpu"))
 
@@ -34,8 +42,8 @@ class ReferenceSamClip:
         return [(word, score) for word, score in found if score >= 0.1]
 
     def relevance(self, rgb: NDArray[np.uint8], prompt: str, masks: list[dict[str, Any]]) -> list[list[float]]:
-        """For each keyword the probability of each mask of at least 5 % of the image; empty where there is none."""
-        masks = [mask for mask in masks if mask["area"] >= 0.05 * rgb.shape[0] * rgb.shape[1]]
+        """For each keyword the probability of each mask that is large enough; empty where there is none."""
+        masks = [mask for mask in masks if mask["area"] >= self.min_area_fraction * rgb.shape[0] * rgb.shape[1]]
         keywords = [word for word, _ in self.keywords(prompt)]
         if not masks or not keywords:
             return []

@@ -4,7 +4,7 @@ import math
 
 from imgeval import serving
 from imgeval.contract import METRIC_DETAILS, RGB, SIZE, for_combine, metric_tensor
-from imgeval.metrics.pyiqa_metric import PyiqaMetric
+from imgeval.metrics.pyiqa_metric import DEFAULT_METRIC, PyiqaMetric
 
 VALUE = metric_tensor("iqa")
 EXPLANATION = METRIC_DETAILS["iqa"]
@@ -13,7 +13,9 @@ EXPLANATION = METRIC_DETAILS["iqa"]
 class TritonPythonModel:
     def initialize(self, args):
         settings = serving.settings(args)
-        checkpoint = serving.model_dir(args) / settings["checkpoint"]
+        # Of other metrics pyiqa knows where the weights are, and gets them by itself.
+        own = settings["metric"] == DEFAULT_METRIC
+        checkpoint = serving.model_dir(args) / settings["checkpoint"] if own else None
         self.metric = PyiqaMetric(settings["metric"], checkpoint, serving.device(args))
 
     def execute(self, requests):
