@@ -65,7 +65,7 @@ def running() -> list[EmbeddedServer]:
         if supervisor.process_start_ticks(server.pid) == server.start_ticks:
             found.append(server)
         else:
-            supervisor.remove_shared_memory(server.shm_prefix)
+            supervisor.remove_leftovers(server.shm_prefix)
             state.unlink(missing_ok=True)
     return sorted(found, key=lambda server: server.port)
 
@@ -203,7 +203,7 @@ def stop(server: EmbeddedServer) -> None:
     while supervisor.process_start_ticks(server.pid) == server.start_ticks:
         if time.monotonic() > deadline:
             os.kill(server.pid, signal.SIGKILL)
-            supervisor.remove_shared_memory(server.shm_prefix)
+            supervisor.remove_leftovers(server.shm_prefix)
             raise EmbeddedServerError(
                 f"the server on port {server.port} did not stop in {STOP_TIMEOUT_S:.0f} s; killed"
             )

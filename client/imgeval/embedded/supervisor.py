@@ -7,6 +7,7 @@ request came for `idle_timeout_s`. If it is killed itself, the kernel kills trit
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -51,8 +52,14 @@ def process_start_ticks(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-def remove_shared_memory(prefix: str) -> None:
-    """Remove what Triton's stubs left in shared memory, if they were killed before they could do so."""
+def remove_leftovers(prefix: str) -> None:
+    """End the stubs of a server that is gone, and remove what they left in shared memory.
+
+    Stubs end by themselves when tritonserver is killed, but for one that waits just then for a lock that it held.
+    """
+    for pid in _stubs(prefix):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     for leftover in SHARED_MEMORY.glob(f"{prefix}*"):
         leftover.unlink(missing_ok=True)
 
@@ -126,7 +133,7 @@ def run(spec: Spec) -> int:
             server.kill()
             server.wait()
         _wait_for_stubs(spec.shm_prefix)
-        remove_shared_memory(spec.shm_prefix)
+        remove_leftovers(spec.shm_prefix)
         state.unlink(missing_ok=True)
     return server.returncode
 
@@ -145,15 +152,14 @@ def _watch(server: subprocess.Popen[bytes], spec: Spec) -> None:
 
 
 def _wait_for_stubs(shm_prefix: str, timeout_s: float = 5.0) -> None:
-    """Wait until no stub of this server runs: a stub carries the name of its shared memory in its command line."""
+    """Give the stubs of this server time to end by themselves."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and _stubs(shm_prefix):
         time.sleep(0.1)
-    for pid in _stubs(shm_prefix):
-        os.kill(pid, signal.SIGKILL)
 
 
 def _stubs(shm_prefix: str) -> list[int]:
+    """The process ids of a server's stubs: each has the name of its shared memory in its command line."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
