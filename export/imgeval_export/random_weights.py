@@ -14,6 +14,8 @@ from imgeval_export import published, weights
 from imgeval_export.manifest import WeightFile
 from imgeval_export.profile import Progress
 
+TOKENIZER = f"{published.ONE_ALIGN}/tokenizer.model"
+ONE_ALIGN_SHARD_BYTES = 10**10  # two shards, as published
 FOLDER = "random"  # in the weights folder; files there are made once and kept
 
 
@@ -31,6 +33,8 @@ def prepare(needed: Sequence[WeightFile], weights_dir: Path, progress: Progress)
             files[file.name] = real
             continue
         path = random / file.name
+        if file.name == TOKENIZER:  # of LLaMA's vocabulary there is only a stand-in, in another format
+            path = path.with_suffix(".json")
         if not path.exists():
             progress(f"writing random weights for {file.name}")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,4 +115,4 @@ def _musiq(path: Path) -> None:
 def _one_align(folder: Path) -> None:
     from imgeval_export.random_weights_qalign import write_random_one_align
 
-    write_random_one_align(folder)
+    write_random_one_align(folder, file_format="bin", shard_bytes=ONE_ALIGN_SHARD_BYTES)
