@@ -92,16 +92,27 @@ class Sample:
 
 
 def samples(count: int) -> list[Sample]:
-    """Photos that scikit-image carries, with prompts; the first `count` of them."""
+    """Pictures that scikit-image carries, with prompts: the first `count` of ten, photos of things first."""
     from skimage import data
 
-    photos: Sequence[tuple[str, str, NDArray[np.uint8]]] = (
-        ("coffee", "A cup of coffee with a spoon on a wooden table.", data.coffee()),
-        ("astronaut", "A smiling astronaut in an orange suit in front of a flag.", data.astronaut()),
-        ("cat", "A cat with green eyes looks into the camera.", data.chelsea()),
-        ("rocket", "A rocket on its launch pad at dusk.", data.rocket()),
+    pictures: Sequence[tuple[str, str, Any]] = (
+        ("coffee", "A cup of coffee with a spoon on a wooden table.", data.coffee),
+        ("astronaut", "A smiling astronaut in an orange suit in front of a flag.", data.astronaut),
+        ("cat", "A cat with green eyes looks into the camera.", data.chelsea),
+        ("rocket", "A rocket on its launch pad at dusk.", data.rocket),
+        ("galaxies", "Galaxies in the deep sky.", data.hubble_deep_field),
+        ("retina", "The blood vessels of an eye.", data.retina),
+        ("brick", "A wall of bricks.", data.brick),
+        ("grass", "Blades of grass.", data.grass),
+        ("page", "A printed page.", data.page),
+        ("coins", "Old coins on a dark cloth.", data.coins),
     )
-    return [Sample(name, prompt, np.ascontiguousarray(rgb[..., :3])) for name, prompt, rgb in photos[:count]]
+    found = []
+    for name, prompt, load in pictures[:count]:
+        picture = np.asarray(load())
+        colour = picture[..., :3] if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=-1)
+        found.append(Sample(name, prompt, np.ascontiguousarray(colour)))
+    return found
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from imgeval_export.reference.clip import ReferenceAesthetic, ReferenceClip
 from imgeval_export.reference.iqa import ReferenceIqa
 from imgeval_export.reference.minilm import minilm_folder
 from imgeval_export.reference.sam_clip import ReferenceSamClip, score
-from imgeval_export.verify import Comparison, Sample, Served, compare, compare_keywords, compare_scores
+from imgeval_export.verify import Comparison, Sample, Served, compare, compare_keywords, compare_scores, samples
 
 SAM_KINDS = {"cpu": "vit_b", "full": "vit_h"}
+CLIP_SAMPLES = 10
 DECODED_POINTS_PER_SIDE = 4  # of the grid whose raw masks are compared, per image
 
 
@@ -47,7 +48,7 @@ TOLERANCES = {
     # sam_clip moves little from image to image, so a tolerance that says something is far below the contract's 1e-3.
     "fp32": Tolerances(1e-4, 1e-4, 1e-3, 1e-2, 1e-3, sam_stability=1e-4, sam_area=1e-3, relevance=1e-3, sam_clip=1e-5),
     # In bfloat16 other masks pass the thresholds: what follows from them is shown as drift, without a verdict.
-    "bf16": Tolerances(5e-3, 5e-3, 5e-2, np.inf, np.inf, np.inf, np.inf, np.inf, sam_clip=np.inf),
+    "bf16": Tolerances(np.inf, 5e-3, 5e-2, np.inf, np.inf, np.inf, np.inf, np.inf, sam_clip=np.inf),
 }
 
 
@@ -56,7 +57,7 @@ def compare_published(served: Served, photos: Sequence[Sample]) -> Iterator[Comp
     allowed = TOLERANCES[served.precision]
     results = [served.client.score(photo.image, photo.prompt) for photo in photos]
     reference = ReferenceClip(served.files[published.CLIP_FILE])
-    yield from _compare_clip(served, photos, results, reference, allowed)
+    yield from _compare_clip(served, reference, allowed)
     sam_file, kind = served.files[published.SAM_FILES[served.profile]], SAM_KINDS[served.profile]
     options = dict(served.settings["sam_clip"]["segments"])
     size_px, min_area_fraction = options.pop("image_size_px"), options.pop("min_area_fraction")
@@ -87,9 +88,9 @@ def raw(results: Sequence[Result], metric: str) -> list[float]:
     return [result.metrics[metric].raw if metric in result.metrics else np.nan for result in results]
 
 
-def _compare_clip(
-    served: Served, photos: Sequence[Sample], results: Sequence[Result], reference: ReferenceClip, allowed: Tolerances
-) -> Iterator[Comparison]:
+def _compare_clip(served: Served, reference: ReferenceClip, allowed: Tolerances) -> Iterator[Comparison]:
+    """On more pictures than the rest, each with every prompt: cosines of one picture and its prompt vary too little."""
+    photos = samples(CLIP_SAMPLES)
     expected = np.stack([reference.transform(photo.image).numpy() for photo in photos])
     taken = np.stack([pixels(photo.rgb, clip.CLIP_PIXELS) for photo in photos])
     yield compare("clip: pixels", taken, expected, 1 / 255)
@@ -101,9 +102,11 @@ def _compare_clip(
     ids = pad_rows([tokenizer(photo.prompt).ids for photo in photos], tokenizer.max_tokens)
     ours = served.run("clip_text", {INPUT_IDS.name: ids}, EMBEDDING.name)
     yield compare("clip: text embedding", ours, texts, allowed.embedding)
-    yield compare("clip", raw(results, "clip"), (images * texts).sum(axis=1), allowed.clip)
+    wanted = ("aesthetic", "clip")
+    results = [served.client.score(one.image, other.prompt, metrics=wanted) for one in photos for other in photos]
+    yield compare("clip", raw(results, "clip"), (images @ texts.T).ravel(), allowed.clip)
     scores = ReferenceAesthetic(served.files[published.AESTHETIC_FILE]).score(images)
-    yield compare("aesthetic", raw(results, "aesthetic"), scores, allowed.aesthetic)
+    yield compare("aesthetic", raw(results, "aesthetic")[:: len(photos)], scores, allowed.aesthetic)
 
 
 def _compare_decoder(
