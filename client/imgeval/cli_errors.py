@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from imgeval.errors import BuildError, ImgevalError
+from imgeval.errors import BuildError, ImgevalError, install_hint
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,7 +49,7 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
             click.echo("error: " + " ".join(str(error).split()), err=True)
             sys.exit(error.exit_code)
         except ImportError as error:  # a command of an extra, in an install without it
-            click.echo(f"error: {error}; pip install 'imgeval[embedded]'", err=True)
+            click.echo(f"error: {error}; {install_hint('embedded')}", err=True)
             sys.exit(BuildError.exit_code)
         except OSError as error:  # a disk that is full, a folder that cannot be written
             click.echo("error: " + " ".join(str(error).split()), err=True)

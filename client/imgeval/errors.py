@@ -55,3 +55,8 @@ class BuildError(ImgevalError):
     """Weights are missing or wrong, or a model repository could not be made from them."""
 
     exit_code = 3
+
+
+def install_hint(extra: str) -> str:
+    """How to install an extra: from this project's folder, since the registry has another package of this name."""
+    return f"in imgeval's folder: pip install -c constraints.txt '.[{extra}]'"

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from imgeval.contract import DETAILS_MODEL, ENSEMBLE
-from imgeval.errors import BuildError, InvalidInputError
+from imgeval.errors import BuildError, InvalidInputError, install_hint
 from imgeval.scores import PRESETS_DIR, load_preset
 from imgeval_export import checksums, configs, data, profiles, published, random_weights, weights
 from imgeval_export.combine import combine_model
@@ -96,7 +96,7 @@ def _require_packages(profile: Profile) -> None:
         if package and importlib.util.find_spec(package) is None:
             raise BuildError(
                 f"{model.name} of profile {profile.name} needs the package {package}: "
-                f"pip install 'imgeval[{published.PART_EXTRAS[model.name]}]', or build --without {model.name}"
+                f"{install_hint(published.PART_EXTRAS[model.name])}; or build --without {model.name}"
             )
 
 

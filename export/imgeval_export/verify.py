@@ -18,7 +18,7 @@ from PIL import Image
 
 from imgeval.client import Client
 from imgeval.embedded import server
-from imgeval.errors import BuildError
+from imgeval.errors import BuildError, install_hint
 from imgeval.result import Result
 from imgeval.transport import GrpcTransport, Transport
 from imgeval_export.profile import Progress
@@ -173,7 +173,5 @@ def _comparisons(profile: str) -> Callable[[Served, Sequence[Sample]], Iterator[
             return compare_starter
         from imgeval_export.verify_published import compare_published
     except ImportError as error:
-        raise BuildError(
-            f"verify compares with the upstream libraries: {error}; pip install 'imgeval[verify]'"
-        ) from error
+        raise BuildError(f"verify compares with the upstream libraries: {error}; {install_hint('verify')}") from error
     return compare_published

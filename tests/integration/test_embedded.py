@@ -27,6 +27,7 @@ from imgeval.cli import main as client_main
 from imgeval.embedded import paths, runtime, server, supervisor
 from imgeval.embedded.cli import main
 from imgeval.embedded.server import EmbeddedServer
+from imgeval.errors import install_hint
 from imgeval.probe import probe
 
 PATIENT_S = 60.0  # far more than anything here takes
@@ -314,7 +315,7 @@ def test_a_missing_wheel_is_named_with_the_command(
 
     monkeypatch.setattr(importlib.util, "find_spec", without_pytriton)
     error = last_error(in_process("start", "--port", unused_port))
-    assert error == "error: the embedded server needs the nvidia-pytriton package: pip install 'imgeval[embedded]'"
+    assert error == "error: the embedded server needs the nvidia-pytriton package: " + install_hint("embedded")
 
 
 @pytest.mark.parametrize(("platform", "machine"), [("darwin", "arm64"), ("linux", "aarch64"), ("win32", "AMD64")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from imgeval.embedded import paths, server
-from imgeval.errors import EmbeddedServerError
+from imgeval.errors import EmbeddedServerError, install_hint
 
 DEFAULT_PROFILE = "starter"
 Progress = Callable[[str], None]
@@ -34,7 +34,7 @@ def launch(
         except ImportError as error:
             raise EmbeddedServerError(
                 f"building a model repository needs the packages of the embedded extra ({error}): "
-                "pip install 'imgeval[embedded]'"
+                + install_hint("embedded")
             ) from error
         repository = ensure(profile, paths.repository(profile), paths.weights(), progress)
         progress(f"starting the embedded Triton server, profile {profile}")

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgeval.embedded import paths
-from imgeval.errors import EmbeddedServerError
+from imgeval.errors import EmbeddedServerError, install_hint
 
 BACKEND_SOURCES = Path(__file__).parent / "backends"
-INSTALL = "pip install 'imgeval[embedded]'"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def prepare() -> Runtime:
         )
     spec = importlib.util.find_spec("pytriton")  # found, not imported
     if spec is None or spec.origin is None:
-        raise EmbeddedServerError(f"the embedded server needs the nvidia-pytriton package: {INSTALL}")
+        raise EmbeddedServerError(f"the embedded server needs the nvidia-pytriton package: {install_hint('embedded')}")
     site = Path(spec.origin).parent.parent
     triton = site / "pytriton" / "tritonserver"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -1,6 +1,6 @@
 """Any no-reference metric of IQA-PyTorch (pyiqa), by name, behind one small adapter.
 
-pyiqa is licensed under PolyForm Noncommercial 1.0: an optional extra (`pip install 'imgeval[iqa]'`), never a part of
+pyiqa is licensed under PolyForm Noncommercial 1.0: the optional extra `iqa`, never a part of
 the base install. Range and direction are read from pyiqa, not retyped.
 """
 
