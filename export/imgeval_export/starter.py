@@ -98,7 +98,7 @@ def embed_classes(minilm: onnx.ModelProto, tokenizer: TextTokenizer) -> NDArray[
 
 
 MISSING = {
-    "aesthetic": "needs CLIP ViT-L/14 and the LAION head; to get them: imgeval-export build --profile cpu --without iqa",
+    "aesthetic": "needs CLIP ViT-L/14 and LAION's head; to get them: imgeval-export build --profile cpu --without iqa",
     "qalign_quality": "needs one-align and a GPU; to install it: imgeval-export build --profile full",
     "qalign_aesthetic": "needs one-align and a GPU; to install it: imgeval-export build --profile full",
 }
