@@ -35,8 +35,8 @@ ONE_ALIGN = "one-align"
 DEFAULT_IQA = "musiq"  # whose weights are in the manifest; other metrics of IQA-PyTorch bring their own
 # Optional parts, and the metrics that each makes.
 PARTS = {"iqa": ("iqa",), "qalign": ("qalign_quality", "qalign_aesthetic")}
-PART_PACKAGES = {"iqa": "pyiqa", "qalign": "torch"}  # module that serves it; the extra of its name brings it
-PART_EXTRAS = {"iqa": "iqa", "qalign": "gpu"}
+PART_PACKAGES = {"iqa": "pyiqa", "qalign": "torch"}  # module that serves it
+PART_EXTRAS = {"iqa": "iqa", "qalign": "gpu"}  # extra that brings it
 DEFAULT_PARTS = {"cpu": ("iqa",), "full": ("iqa", "qalign")}
 
 # The networks that `--precision` applies to. The others are small, or place points and so need float32.

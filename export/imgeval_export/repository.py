@@ -233,7 +233,7 @@ def _key(profile: Profile) -> str:
     sources += [PRESETS_DIR / f"{profile.preset}.json", data.folder("weights") / "manifest.json"]
     return _fingerprint(
         {
-            "sources": {path.name + str(index): _sha256(path) for index, path in enumerate(sources)},
+            "sources": {path.name + str(index): checksums.sha256(path) for index, path in enumerate(sources)},
             "contract": configs.ensemble_text(profile.models, {}),
             "models": [configs.model_text(model) for model in profile.models],
             "profile": [profile.settings, profile.made_by, profile.missing],  # may come from outside these sources
@@ -248,15 +248,7 @@ def _version() -> str:
 
 def _checksums(repository: Path) -> dict[str, str]:
     files = sorted(path for path in repository.rglob("*") if path.is_file())
-    return {path.relative_to(repository).as_posix(): _sha256(path) for path in files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return {path.relative_to(repository).as_posix(): checksums.sha256(path) for path in files}
 
 
 def _fingerprint(content: object) -> str:

@@ -153,7 +153,9 @@ def verify_profile(
         repository = Path(scratch) / "repository"
         build(profile, repository, weights_dir, progress, options)
         progress("starting a server for it")
-        running = server.start(repository, f"{profile}-verify", port=server.free_port(), timeout_s=START_TIMEOUT_S)
+        running = server.start(
+            repository, profile + server.VERIFICATION, port=server.free_port(), timeout_s=START_TIMEOUT_S
+        )
         try:
             with Client(running.url, timeout_s=TIMEOUT_S) as client:
                 transport = GrpcTransport(running.url)

@@ -28,6 +28,7 @@ START_TIMEOUT_S = 120.0  # the slowest machine that is worth waiting for
 STOP_TIMEOUT_S = 30.0
 # Each Python step keeps its tensors in shared memory; a decoded image of the largest size allowed is 192 MB.
 MIN_SHARED_MEMORY_BYTES = 512 * 1024 * 1024
+VERIFICATION = "-verify"  # ends the profile name of a server that `imgeval-export verify` started
 SHM_GROWTH_BYTES = 16 * 1024 * 1024
 
 
@@ -88,9 +89,13 @@ def _read(state: Path) -> EmbeddedServer:
 
 
 def find(port: int | None = None, profile: str | None = None) -> EmbeddedServer | None:
-    """The first running server with this port and profile, where they are given."""
+    """The first running server with this port and profile, where they are given.
+
+    A server under verification is found by its own name or port only: it may hold random weights.
+    """
     for server in running():
-        if port in (None, server.port) and profile in (None, server.profile):
+        is_meant = server.profile == profile if profile else port or not server.profile.endswith(VERIFICATION)
+        if port in (None, server.port) and is_meant:
             return server
     return None
 
