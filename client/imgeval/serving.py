@@ -163,7 +163,7 @@ def call_torch(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) ->
     Raises:
         pb_utils.TritonModelException: the model failed.
     """
-    import torch  # no part of a server without a GPU
+    from torch.utils.dlpack import from_dlpack  # torch is no part of a server without a GPU
 
     device = next(iter(inputs.values())).device
     on_gpu = device.type == "cuda"
@@ -173,7 +173,7 @@ def call_torch(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) ->
     wish = {"preferred_memory": pb_utils.PreferredMemory(kind, device.index or 0)}
     answers = _exec(model, tensors, outputs, wish)
     # What is smaller than an execution provider cares for, or what it keeps on the host, may come from there anyway.
-    return {name: torch.from_dlpack(answer).to(device) for name, answer in answers.items()}
+    return {name: from_dlpack(answer).to(device) for name, answer in answers.items()}
 
 
 CALLS = {"numpy": call, "torch": call_torch}  # by the arrays that they take and give: `MaskOptions.arrays`
