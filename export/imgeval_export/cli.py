@@ -23,7 +23,12 @@ WEIGHTS = click.option(
 def build_options(command: Callable[..., None]) -> Callable[..., None]:
     """What `build` and `verify` share: settings and optional parts."""
     for option in (
-        click.option("--precision", default="fp32", show_default=True, help="Of the large networks: fp32 or bf16."),
+        click.option(
+            "--precision",
+            multiple=True,
+            metavar="[MODEL=]P",
+            help="Of the large networks, or of one: fp32 (default), bf16, int8; docs/verify.md has the price of each.",
+        ),
         click.option("--without", "without_parts", multiple=True, help="Leave an optional part out: iqa, qalign."),
         click.option("--with", "with_parts", multiple=True, help="Add an optional part: iqa, qalign."),
         click.option(
@@ -98,7 +103,7 @@ def build(
     overrides: tuple[str, ...],
     with_parts: tuple[str, ...],
     without_parts: tuple[str, ...],
-    precision: str,
+    precision: tuple[str, ...],
     device: str,
     target: str,
     commercial_ok: bool,
@@ -141,7 +146,7 @@ def verify(
     overrides: tuple[str, ...],
     with_parts: tuple[str, ...],
     without_parts: tuple[str, ...],
-    precision: str,
+    precision: tuple[str, ...],
     random_weights: bool,
     images: int,
 ) -> None:

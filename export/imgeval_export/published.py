@@ -39,9 +39,6 @@ PART_PACKAGES = {"iqa": "pyiqa", "qalign": "torch"}  # module that serves it
 PART_EXTRAS = {"iqa": "iqa", "qalign": "gpu"}  # extra that brings it
 DEFAULT_PARTS = {"cpu": ("iqa",), "full": ("iqa", "qalign")}
 
-# The networks that `--precision` applies to. The others are small, or place points and so need float32.
-LARGE_MODELS = ("clip_image", "clip_text", "sam_encoder", "sam_decoder")
-
 SAM_FILES = {"cpu": "sam_vit_b_01ec64.pth", "full": "sam_vit_h_4b8939.pth"}
 SAM_NAMES = {"cpu": "SAM ViT-B", "full": "SAM ViT-H"}
 

@@ -25,7 +25,7 @@ from typing import Any
 from imgeval.contract import DETAILS_MODEL, ENSEMBLE
 from imgeval.errors import BuildError, InvalidInputError, install_hint
 from imgeval.scores import PRESETS_DIR, load_preset
-from imgeval_export import checksums, configs, data, profiles, published, random_weights, weights
+from imgeval_export import checksums, configs, data, precision, profiles, published, random_weights, weights
 from imgeval_export.combine import combine_model
 from imgeval_export.graph import save_model
 from imgeval_export.overrides import override
@@ -59,7 +59,7 @@ class BuildOptions:
     overrides: tuple[str, ...] = ()  # settings of the profile to change, "sam_clip.points_per_side=4"
     with_parts: tuple[str, ...] = ()  # optional parts to add: "iqa", "qalign"
     without_parts: tuple[str, ...] = ()  # optional parts to leave out
-    precision: str = "fp32"  # of the large networks on a CPU: "fp32" or "bf16"
+    precision: tuple[str, ...] = ()  # of the networks, as `precision.with_precision` takes it; all float32 by default
     device: str = "cpu"  # "gpu": networks on the GPU, in a container
     target: str = "embedded"  # or "container": everything inside the repository, for another machine
     commercial_ok: bool = False  # refuse a profile whose files are not clearly free for commercial use
@@ -73,6 +73,8 @@ def _options_of(manifest: dict[str, Any]) -> BuildOptions:
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
     }
+    if isinstance(options.get("precision"), str):  # one for all, as manifests once said it
+        options["precision"] = (options["precision"],)
     return BuildOptions(**options)
 
 
@@ -85,7 +87,11 @@ def chosen_profile(name: str, options: BuildOptions) -> Profile:
         raise InvalidInputError(
             "device", "the embedded server has no GPU backend; allowed with gpu: --target container"
         )
-    profile = profiles.with_device(profiles.with_precision(profile, options.precision), options.device)
+    if options.target == "container" and options.device == "cpu" and any("bf16" in each for each in options.precision):
+        raise InvalidInputError(
+            "precision", "the container's engine has no bfloat16 on CPUs; allowed with container and cpu: fp32, int8"
+        )
+    profile = profiles.with_device(precision.with_precision(profile, options.precision), options.device)
     return published.named(override(profile, options.overrides))
 
 
@@ -172,6 +178,8 @@ def _write(
     for name, settings in profile.settings.items():
         _write_json(repository / name / VERSION_FOLDER / "settings.json", settings)
     profile.write_artefacts(lambda name: repository / name / VERSION_FOLDER, files, progress)
+    for model in profile.models:
+        precision.convert(repository / model.name / VERSION_FOLDER / "model.onnx", model.precision)
     if options.target == "container":
         _copy_linked(repository)
     save_model(combine_model(load_preset(profile.preset)), repository / "combine" / VERSION_FOLDER / "model.onnx")

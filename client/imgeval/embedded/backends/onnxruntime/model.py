@@ -13,8 +13,6 @@ import numpy as np
 import openvino
 import triton_python_backend_utils as pb_utils
 
-PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # values of the parameter "precision", and OpenVINO's names for them
-
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -33,8 +31,10 @@ class TritonPythonModel:
                 "INFERENCE_NUM_THREADS": int(
                     parameters.get("intra_op_thread_count", "0")
                 ),  # 0: as many as there are cores
-                # OpenVINO's own default is bfloat16 where the CPU has it; a config that says nothing means float32.
-                "INFERENCE_PRECISION_HINT": PRECISIONS[parameters.get("precision", "fp32")],
+                # As the file says. OpenVINO's own default makes everything bfloat16 where the CPU has it.
+                "INFERENCE_PRECISION_HINT": "dynamic",
+                # Of models with 8-bit weights: how many neighbouring values are rounded to 8 bits together; 0: none are.
+                "DYNAMIC_QUANTIZATION_GROUP_SIZE": int(parameters.get("activation_group", "0")),
                 "PERFORMANCE_HINT": "LATENCY",
                 # The steps of an ensemble are separate processes: pinned threads would fight for the same cores.
                 "ENABLE_CPU_PINNING": False,
