@@ -139,6 +139,12 @@ def build(
 @click.option(
     "--images", default=3, show_default=True, type=click.IntRange(2, 4), help="How many photos to compare on."
 )
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="P",
+    help="Then compare in this precision too: bf16, int8. Upstream computes once for all.",
+)
 @one_line_errors
 def verify(
     profile: str,
@@ -149,6 +155,7 @@ def verify(
     precision: tuple[str, ...],
     random_weights: bool,
     images: int,
+    also: tuple[str, ...],
 ) -> None:
     """Compare the models of a profile, and its metrics over the ensemble, with the upstream libraries.
 
@@ -160,7 +167,7 @@ def verify(
     from imgeval_export.verify import verify_profile
 
     options = BuildOptions(overrides, with_parts, without_parts, precision, random_weights=random_weights)
-    comparisons = verify_profile(profile, weights or paths.weights(), options, images, _progress)
+    comparisons = verify_profile(profile, weights or paths.weights(), options, images, _progress, also)
     header = f"{'compared':44}{'max diff':>12}{'mean diff':>12}{'spread':>12}{'tolerance':>12}  verdict"
     click.echo(header)
     verdicts = []

@@ -279,9 +279,7 @@ def _attention(
     return [first, graph.node("Slice", mixed, one, end, axis)]
 
 
-def _linear(
-    graph: Graph, x: str, weights: State, name: str, in_scale: float = 1, *, out_scale: float = 1
-) -> str:
+def _linear(graph: Graph, x: str, weights: State, name: str, in_scale: float = 1, *, out_scale: float = 1) -> str:
     """x (B, L, in) -> ((in_scale x) W + b) out_scale, (B, L, out); torch stores the matrix as (out, in)."""
     # A checkpoint may be float16: scaled in float32.
     matrix, bias = (weights[f"{name}.{part}"].astype(np.float32) * out_scale for part in ("weight", "bias"))

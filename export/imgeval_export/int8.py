@@ -2,14 +2,15 @@
 
 Each output channel has a scale of its own, weight = scale * integer with integers -127..127, written as
 `DequantizeLinear` in front of the product. A runtime without anything better multiplies in float32. The embedded
-server's engine rounds the other factor to 8 bits as well, `ACTIVATION_GROUP` neighbouring values with one scale found at
-run time, and multiplies integers: no calibration, and the largest value of a row spoils its own group only.
+server's engine rounds the other factor to 8 bits as well, `ACTIVATION_GROUP` neighbouring values with one scale found
+at run time, and multiplies integers: no calibration, and the largest value of a row spoils its own group only.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 MIN_WEIGHTS = 2**16  # of a layer; smaller ones cost little and stay float32
@@ -50,7 +51,7 @@ def int8_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     )
 
 
-def _quantise(name: str, weights: np.ndarray) -> list[onnx.TensorProto]:
+def _quantise(name: str, weights: NDArray[np.float32]) -> list[onnx.TensorProto]:
     """weights (in, out) -> integers (in, out), scales (out,), zero points (out,)."""
     scales = np.maximum(np.abs(weights).max(axis=0), np.finfo(np.float32).tiny) / np.float32(LARGEST)
     integers = np.rint(weights / scales).astype(np.int8)

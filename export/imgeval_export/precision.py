@@ -17,7 +17,7 @@ from imgeval_export.profile import Profile
 
 EXACT = "fp32"
 CONVERTERS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {"bf16": bfloat16_products, "int8": int8_weights}
-PRECISIONS = (EXACT, *CONVERTERS)
+PRECISIONS = (EXACT, *CONVERTERS)  # from the exact one on
 
 # What a precision without a model's name is for. The text tower is small, and it alone would double clip's drift; the
 # model that places points for SAM needs float32.
@@ -52,6 +52,11 @@ def with_precision(profile: Profile, choices: Sequence[str]) -> Profile:
 def _in(model: Model, precision: str) -> Model:
     engine = {"activation_group": str(ACTIVATION_GROUP)} if precision == "int8" else {}  # the embedded server's
     return replace(model, precision=precision, parameters={**model.parameters, **engine})
+
+
+def lowest_precision(profile: Profile) -> str:
+    """The one furthest from float32 that a network of the profile computes in."""
+    return max((model.precision for model in profile.models), key=PRECISIONS.index)
 
 
 def convert(path: Path, precision: str) -> None:

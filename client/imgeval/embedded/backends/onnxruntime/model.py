@@ -33,7 +33,7 @@ class TritonPythonModel:
                 ),  # 0: as many as there are cores
                 # As the file says. OpenVINO's own default makes everything bfloat16 where the CPU has it.
                 "INFERENCE_PRECISION_HINT": "dynamic",
-                # Of models with 8-bit weights: how many neighbouring values are rounded to 8 bits together; 0: none are.
+                # Of models with 8-bit weights: how many neighbouring values are rounded together; 0: none are rounded.
                 "DYNAMIC_QUANTIZATION_GROUP_SIZE": int(parameters.get("activation_group", "0")),
                 "PERFORMANCE_HINT": "LATENCY",
                 # The steps of an ensemble are separate processes: pinned threads would fight for the same cores.
