@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 PRODUCT = "MatMul"  # a convolution would need opset 22; these models begin with a small one
 # Computed in bfloat16 where everything that they take is: they keep values, or work on one product's result alone.
-FOLLOWERS = ("Reshape", "Transpose", "Slice", "Concat", "Pad", "Mul", "Relu", "Gelu", "Sigmoid", "Softmax", "Add")
+FOLLOWERS = ("Reshape", "Transpose", "Slice", "Concat", "Pad", "Gather", "Mul", "Relu", "Gelu", "Sigmoid", "Softmax")
 
 
 def bfloat16_products(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -27,6 +27,8 @@ class _Converter:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._floats = _float_values(model)
+        self._dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
         self._half: set[str] = set()  # values that are bfloat16
         self._cast: dict[tuple[str, int], str] = {}  # (value, type) -> the same value in that type
         self._nodes: list[onnx.NodeProto] = []
@@ -57,24 +59,19 @@ class _Converter:
             self._half.update(node.output)
 
     def _is_half(self, node: onnx.NodeProto) -> bool:
+        varying = [name in self._half for name in node.input if name in self._floats]
         if node.op_type == PRODUCT:
-            return True
-        if node.op_type not in FOLLOWERS:
-            return False
-        varying = [name for name in node.input if name and name not in self._constants]
-        if not varying or not all(name in self._half for name in varying):
-            return False
-        # A vector is a bias. A table, such as positions, begins a residual sum.
-        return node.op_type != "Add" or all(self._rank(name) <= 1 for name in node.input if name in self._constants)
-
-    def _rank(self, name: str) -> int:
-        return len(self._constants[name].dims)
+            return not self._dequantised & set(node.input)  # those are products of integers
+        if node.op_type == "Add":  # a vector is a bias; a table, such as positions, begins a residual sum
+            constants = [self._constants[name] for name in node.input if name in self._constants]
+            return all(varying) and all(len(constant.dims) <= 1 for constant in constants)
+        return node.op_type in FOLLOWERS and bool(varying) and all(varying)
 
     def _as(self, name: str, wanted: int) -> str:
         """The name of this value in the wanted type; what is no float stays."""
         if name in self._constants:
             return self._constant(name, wanted)
-        if not name or (name in self._half) == (wanted == TensorProto.BFLOAT16):
+        if name not in self._floats or (name in self._half) == (wanted == TensorProto.BFLOAT16):
             return name
         if (name, wanted) not in self._cast:
             self._cast[name, wanted] = f"{name}_{'bf16' if wanted == TensorProto.BFLOAT16 else 'fp32'}"
@@ -93,3 +90,16 @@ class _Converter:
                 name=half, data_type=TensorProto.BFLOAT16, dims=array.shape, raw_data=array.tobytes()
             )
         return half
+
+
+def _float_values(model: onnx.ModelProto) -> set[str]:
+    """Names of all values of type float32 that are no constants."""
+    constants = model.graph.initializer
+    declared = [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in constants]
+    graph = helper.make_graph(
+        model.graph.node, model.graph.name, [*model.graph.input, *declared], model.graph.output
+    )  # without the constants' content: a message ends at 2 GiB
+    inferred = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=model.opset_import)).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return floats - {tensor.name for tensor in constants}

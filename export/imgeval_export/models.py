@@ -65,7 +65,7 @@ def keyword_tower(embedding_dim: int) -> Model:
 
 
 def sam(side_px: int, grid: int, width: int) -> tuple[Model, ...]:
-    """SAM's parts, which sam_clip calls: image -> EMBEDDING; points -> POINT_TOKENS; both -> MASKS and IOU.
+    """SAM's parts, which sam_clip calls: image -> EMBEDDING; points -> POINT_TOKENS; both -> IOU, MASKS above MIN_IOU.
 
     `grid` is the side of the image embedding; masks are 4 times as large. The decoder's first dimension counts points
     and the image is one, so it makes no batches.
@@ -75,12 +75,12 @@ def sam(side_px: int, grid: int, width: int) -> tuple[Model, ...]:
         Tensor("EMBEDDING", "FP32", (width, grid, grid)),
     )
     points, tokens = Tensor("POINTS", "FP32", (-1, 2)), Tensor("POINT_TOKENS", "FP32", (-1, width))
-    masks = (Tensor("MASKS", "FP32", (-1, 3, 4 * grid, 4 * grid)), Tensor("IOU", "FP32", (-1, 3)))
-    one = Tensor("EMBEDDING", "FP32", (1, width, grid, grid))
+    masks = (Tensor("MASKS", "FP32", (-1, 4 * grid, 4 * grid)), Tensor("IOU", "FP32", (-1, 3)))
+    one, min_iou = Tensor("EMBEDDING", "FP32", (1, width, grid, grid)), Tensor("MIN_IOU", "FP32", (1,))
     return (
         _part("sam_encoder", (pixels,), (embedding,), max_batch_size=1),
         _part("sam_points", (points,), (tokens,), max_batch_size=0),
-        _part("sam_decoder", (one, tokens), masks, max_batch_size=0),
+        _part("sam_decoder", (one, tokens, min_iou), masks, max_batch_size=0),
     )
 
 

@@ -44,6 +44,8 @@ SAM_NAMES = {"cpu": "SAM ViT-B", "full": "SAM ViT-H"}
 
 SAM_GRID = 64  # of the image embedding: 1024 px in patches of 16
 SAM_WIDTH = 256  # channels of the image embedding
+# Prompts that the decoder gets at a time. On a CPU as fast as upstream's 64, with a quarter of the memory.
+POINTS_PER_BATCH = 16
 TEXT_TOKENIZER_FILE, KEYWORD_TOKENIZER_FILE = "tokenizer.json", "keywords.json"
 TEXT_TOKENIZER = {"file": TEXT_TOKENIZER_FILE, "max_tokens": clip.VIT_L_14.context, "clean": "clip"}
 KEYWORD_TOKENIZER = {"file": KEYWORD_TOKENIZER_FILE, "max_tokens": minilm.MAX_TOKENS, "clean": "none"}
@@ -162,7 +164,7 @@ def _settings(parts: frozenset[str], unavailable: tuple[str, ...]) -> dict[str, 
         "sam_clip": {
             "pixels": pixels,
             "segmenter": "sam",
-            "segments": asdict(MaskOptions()),
+            "segments": asdict(MaskOptions(points_per_batch=POINTS_PER_BATCH)),
             "keyword_tokenizer": KEYWORD_TOKENIZER,
             "keyword_model": models.remote("keywords", INPUT_IDS),
             "text_tokenizer": TEXT_TOKENIZER,

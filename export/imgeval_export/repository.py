@@ -179,7 +179,7 @@ def _write(
         _write_json(repository / name / VERSION_FOLDER / "settings.json", settings)
     profile.write_artefacts(lambda name: repository / name / VERSION_FOLDER, files, progress)
     for model in profile.models:
-        precision.convert(repository / model.name / VERSION_FOLDER / "model.onnx", model.precision)
+        precision.convert(repository / model.name / VERSION_FOLDER / "model.onnx", model)
     if options.target == "container":
         _copy_linked(repository)
     save_model(combine_model(load_preset(profile.preset)), repository / "combine" / VERSION_FOLDER / "model.onnx")

@@ -68,6 +68,7 @@ class PublishedComparisons:
         self._clip = ReferenceClip(files[published.CLIP_FILE])
         self._aesthetic = ReferenceAesthetic(files[published.AESTHETIC_FILE])
         options = dict(settings["sam_clip"]["segments"])
+        del options["points_per_batch"]  # changes no mask
         self._size_px, min_area_fraction = options.pop("image_size_px"), options.pop("min_area_fraction")
         sam_file, kind = files[published.SAM_FILES[profile]], SAM_KINDS[profile]
         self._sam = ReferenceSamClip(self._clip, sam_file, kind, minilm_folder(), min_area_fraction, **options)
@@ -158,9 +159,9 @@ def _compare_decoder(
         with torch.inference_mode():
             _, iou, logits = predictor.predict_torch(torch.from_numpy(points)[:, None], labels, return_logits=True)
         embedding = served.run("sam_encoder", {"PIXELS": encoder_input(photo.rgb, size_px)}, "EMBEDDING")
-        masks, ious = decode(served, embedding, points)
+        masks, ious = decode(served, embedding, points, -np.inf)
         pairs["image embedding"].append((embedding, predictor.features.numpy()))
-        pairs["mask logits"].append((masks, logits.numpy()))
+        pairs["mask logits"].append((masks, logits.flatten(0, 1).numpy()))
         pairs["predicted IoU"].append((ious, iou.numpy()))
     tolerances = (allowed.sam_iou, allowed.sam_logits, allowed.sam_iou)
     for (name, values), tolerance in zip(pairs.items(), tolerances, strict=True):
@@ -168,12 +169,13 @@ def _compare_decoder(
         yield compare(f"sam: {name}", ours, theirs, tolerance)
 
 
-def decode(served: Served, embedding: NDArray[Any], points: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Masks and predicted IoU by the served models."""
+def decode(
+    served: Served, embedding: NDArray[Any], points: NDArray[Any], min_iou: float
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Masks above a predicted IoU, and the predicted IoU of all, by the served models."""
     tokens = served.run("sam_points", {"POINTS": points}, "POINT_TOKENS")
-    answer = served.transport.infer(
-        "sam_decoder", {"EMBEDDING": embedding, "POINT_TOKENS": tokens}, ["MASKS", "IOU"], served.timeout_s
-    )
+    inputs = {"EMBEDDING": embedding, "POINT_TOKENS": tokens, "MIN_IOU": np.array([min_iou], np.float32)}
+    answer = served.transport.infer("sam_decoder", inputs, ["MASKS", "IOU"], served.timeout_s)
     return answer["MASKS"], answer["IOU"]
 
 
@@ -186,7 +188,7 @@ def _compare_masks(
         generate_masks(
             photo.rgb,
             lambda image: served.run("sam_encoder", {"PIXELS": image}, "EMBEDDING"),
-            lambda embedding, points: decode(served, embedding, points),
+            lambda embedding, points, min_iou: decode(served, embedding, points, min_iou),
             options,
         )
         for photo in photos

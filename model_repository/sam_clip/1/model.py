@@ -15,9 +15,10 @@ def encode(pixels):
     return serving.call("sam_encoder", {"PIXELS": pixels}, ["EMBEDDING"])["EMBEDDING"]
 
 
-def decode(embedding, points):
+def decode(embedding, points, min_iou):
     tokens = serving.call("sam_points", {"POINTS": points}, ["POINT_TOKENS"])
-    answer = serving.call("sam_decoder", {"EMBEDDING": embedding, **tokens}, ["MASKS", "IOU"])
+    inputs = {"EMBEDDING": embedding, **tokens, "MIN_IOU": serving.scalar(min_iou)}
+    answer = serving.call("sam_decoder", inputs, ["MASKS", "IOU"])
     return answer["MASKS"], answer["IOU"]
 
 

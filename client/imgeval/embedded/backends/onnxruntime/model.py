@@ -31,8 +31,8 @@ class TritonPythonModel:
                 "INFERENCE_NUM_THREADS": int(
                     parameters.get("intra_op_thread_count", "0")
                 ),  # 0: as many as there are cores
-                # As the file says. OpenVINO's own default makes everything bfloat16 where the CPU has it.
-                "INFERENCE_PRECISION_HINT": "dynamic",
+                # "dynamic": as the file says. OpenVINO's own default is bfloat16 where the CPU has it.
+                "INFERENCE_PRECISION_HINT": parameters.get("inference_precision", "dynamic"),
                 # Of models with 8-bit weights: how many neighbouring values are rounded together; 0: none are rounded.
                 "DYNAMIC_QUANTIZATION_GROUP_SIZE": int(parameters.get("activation_group", "0")),
                 "PERFORMANCE_HINT": "LATENCY",
