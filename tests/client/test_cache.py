@@ -152,16 +152,7 @@ def test_what_is_kept_is_cut_off_from_what_was_given() -> None:
 @pytest.mark.parametrize(
     "value",
     [[1], {"a": 1}, {1}, bytearray(b"a"), Open(np.ones(1)), (1, [2]), Result(np.ones(1), ["a"]), np.array([None])],  # type: ignore[arg-type]
-    ids=[
-        "list",
-        "dict",
-        "set",
-        "bytearray",
-        "open dataclass",
-        "list in tuple",
-        "list in dataclass",
-        "array of objects",
-    ],
+    ids=lambda value: f"{type(value).__name__} {value}"[:20],
 )
 def test_what_could_be_changed_later_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match="not a kind of value that is kept"):
