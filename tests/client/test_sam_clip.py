@@ -15,6 +15,7 @@ import pytest
 from imgeval.cache import ByteCache
 from imgeval.image import PixelSpec
 from imgeval.metrics.relevance import relevance, sam_clip
+from imgeval.metrics.rle import decode_mask, encode_mask
 from imgeval.metrics.sam_clip import SamClip, SamClipResult
 from imgeval.metrics.segments import Segment
 from imgeval.text import TextTokenizer, pad_rows
@@ -225,6 +226,18 @@ def test_a_result_that_is_changed_changes_no_later_one(models: Models) -> None:
         assert_equal([result], [expected])
         result.details["segments"][0]["mask"]["counts"].append(7)
         result.details["segments"][0]["box"][0] = 7
+
+
+def test_a_segment_out_of_the_cache_is_described_as_it_was(models: Models) -> None:
+    """SAM's guess of the quality and masks with holes included; the mask comes back whole."""
+    mask = np.random.default_rng(0).random((16, 32)) > 0.3
+    segment = Segment(mask, (0, 0, 32, 16), int(mask.sum()), predicted_iou=float(np.float32(0.9)))
+    metric = dataclasses.replace(models.metric(), segment=lambda rgb: [segment], cache=ByteCache(2**20))
+    for _ in range(2):
+        (said,) = metric(ITEMS[:1])[0].details["segments"]
+        assert (said["box"], said["area"], said["predicted_iou"]) == ([0, 0, 32, 16], mask.sum(), segment.predicted_iou)
+        assert said["mask"] == encode_mask(mask)
+        assert np.array_equal(decode_mask(said["mask"]), mask)
 
 
 def assert_equal(some: Sequence[SamClipResult], others: Sequence[SamClipResult]) -> None:

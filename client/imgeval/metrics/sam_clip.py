@@ -37,14 +37,6 @@ class SamClipResult:
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: comparing arrays has no single truth value
-class EmbeddedSegments:
-    """All that the metric needs of an image: what DETAILS says of each segment, and the vectors of their crops."""
-
-    described: tuple[DescribedSegment, ...]
-    vectors: NDArray[np.float32]  # (S, D)
-
-
-@dataclass(frozen=True, eq=False)
 class DescribedSegment:
     """A segment as DETAILS has it: box as x, y, width, height; area in pixels; the mask in its box as run lengths."""
 
@@ -62,6 +54,14 @@ class DescribedSegment:
         quality = {} if self.predicted_iou is None else {"predicted_iou": self.predicted_iou}
         mask = Rle(size=[self.box[3], self.box[2]], counts=self.runs.tolist())
         return {"box": list(self.box), "area": self.area, **quality, "mask": mask}
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedSegments:
+    """All that the metric needs of an image: what DETAILS says of each segment, and the vectors of their crops."""
+
+    described: tuple[DescribedSegment, ...]
+    vectors: NDArray[np.float32]  # (S, D)
 
 
 NO_SEGMENTS = EmbeddedSegments((), np.zeros((0, 0), np.float32))
