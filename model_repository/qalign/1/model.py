@@ -23,6 +23,7 @@ class TritonPythonModel:
         return serving.serve("qalign", requests, (RGB.name, SIZE.name), self.answer)
 
     def answer(self, items):
+        # torch rounds a little differently in batches of other sizes: a kept value is that of its first batch.
         images = [serving.rgb(item) for item in items]
         return [self.pack(result) for result in self.cache.values(images, self.cache.key, self.scorer.score)]
 
