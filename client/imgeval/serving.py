@@ -18,6 +18,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from imgeval.cache import FINGERPRINT_PARAMETER, MAX_BYTES_PARAMETER, OFF, ByteCache
 from imgeval.contract import RGB, SIZE
 from imgeval.errors import ImgevalError, InvalidInputError
 
@@ -39,6 +40,48 @@ def settings(args: Mapping[str, str]) -> dict[str, Any]:
     """The content of the `settings.json` that the build wrote beside this `model.py`."""
     content: dict[str, Any] = json.loads((model_dir(args) / "settings.json").read_text(encoding="utf-8"))
     return content
+
+
+def parameters(args: Mapping[str, str]) -> dict[str, str]:
+    """The parameters of the model's configuration."""
+    config = json.loads(args["model_config"])
+    return {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+
+
+def cache(args: Mapping[str, str]) -> ByteCache:
+    """The model's cache, of the size that the build gave it; off without one. What it does is in the server's metrics.
+
+    Each instance of a model has its own.
+    """
+    given = parameters(args)
+    max_bytes = int(given.get(MAX_BYTES_PARAMETER, "0"))
+    if not max_bytes:
+        return OFF
+    return ByteCache(max_bytes, given[FINGERPRINT_PARAMETER], CacheMetrics(args["model_name"]))
+
+
+class CacheMetrics:
+    """Hits, misses and size of a cache among the metrics of the server, in Prometheus' format on its metrics port."""
+
+    def __init__(self, model: str) -> None:
+        # Triton removes a family when its Python object goes.
+        self._families = [
+            pb_utils.MetricFamily(name=f"imgeval_cache_{name}", description=description, kind=kind)
+            for name, description, kind in (
+                ("hits_total", "Values that were answered without computing them", pb_utils.MetricFamily.COUNTER),
+                ("misses_total", "Values that were computed and kept", pb_utils.MetricFamily.COUNTER),
+                ("bytes", "Memory that the kept values take", pb_utils.MetricFamily.GAUGE),
+            )
+        ]
+        self._hits, self._misses, self._bytes = (family.Metric(labels={"model": model}) for family in self._families)
+
+    def __call__(self, hits: int, misses: int, used_bytes: int) -> None:
+        """Add to the counts; each is a message to the server, so what does not change is not sent."""
+        if hits:
+            self._hits.increment(hits)
+        if misses:
+            self._misses.increment(misses)
+            self._bytes.set(used_bytes)
 
 
 def serve(

@@ -10,6 +10,7 @@ import click
 from imgeval.cli_errors import Commands, one_line_errors
 from imgeval.embedded import paths
 from imgeval.errors import InvalidInputError
+from imgeval_export.caches import DEFAULT_MIB
 
 PROFILE = click.option("--profile", default="starter", show_default=True, help="Which profile.")
 WEIGHTS = click.option(
@@ -95,6 +96,12 @@ def fetch(profile: str, weights: Path | None, commercial_ok: bool) -> None:
 @click.option("--target", default="embedded", show_default=True, help="What serves it: embedded or container.")
 @click.option("--commercial-ok", is_flag=True, help="Refuse files that are not clearly free for commercial use.")
 @click.option("--random-weights", is_flag=True, help="Stand-ins for checkpoints: proves arithmetic, makes no scores.")
+@click.option(
+    "--cache-mib",
+    default=DEFAULT_MIB,
+    show_default=True,
+    help="Memory in which each costly model keeps what it has computed; 0: off.",
+)
 @one_line_errors
 def build(
     profile: str,
@@ -108,6 +115,7 @@ def build(
     target: str,
     commercial_ok: bool,
     random_weights: bool,
+    cache_mib: int,
 ) -> None:
     """Build the model repository of a profile from its weight files.
 
@@ -123,7 +131,7 @@ def build(
         )
     folder = output or paths.repository(profile)
     options = BuildOptions(
-        overrides, with_parts, without_parts, precision, device, target, commercial_ok, random_weights
+        overrides, with_parts, without_parts, precision, device, target, commercial_ok, random_weights, cache_mib
     )
     build_repository(profile, folder, weights or paths.weights(), _progress, options)
     if running := server.find(profile=profile):

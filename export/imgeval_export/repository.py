@@ -25,7 +25,7 @@ from typing import Any
 from imgeval.contract import DETAILS_MODEL, ENSEMBLE
 from imgeval.errors import BuildError, InvalidInputError, install_hint
 from imgeval.scores import PRESETS_DIR, load_preset
-from imgeval_export import checksums, configs, data, precision, profiles, published, random_weights, weights
+from imgeval_export import caches, checksums, configs, data, precision, profiles, published, random_weights, weights
 from imgeval_export.combine import combine_model
 from imgeval_export.graph import save_model
 from imgeval_export.overrides import override
@@ -64,6 +64,7 @@ class BuildOptions:
     target: str = "embedded"  # or "container": everything inside the repository, for another machine
     commercial_ok: bool = False  # refuse a profile whose files are not clearly free for commercial use
     random_weights: bool = False  # stand-ins for what cannot be had, to prove arithmetic; results say so
+    cache_mib: int = caches.DEFAULT_MIB  # for each model that keeps what it has computed; 0: none does
 
 
 def _options_of(manifest: dict[str, Any]) -> BuildOptions:
@@ -80,6 +81,7 @@ def _options_of(manifest: dict[str, Any]) -> BuildOptions:
 
 def chosen_profile(name: str, options: BuildOptions) -> Profile:
     """The profile with its optional parts and settings as asked for. Raises InvalidInputError for what there is not."""
+    caches.check_size(options.cache_mib)
     profile = profiles.get(name, options.with_parts, options.without_parts)
     if options.target not in TARGETS:
         raise InvalidInputError("target", f"got {options.target!r}; allowed: {', '.join(TARGETS)}")
@@ -172,7 +174,7 @@ def _write(
     for model in profile.models:
         folder = repository / model.name / VERSION_FOLDER
         folder.mkdir(parents=True)
-        (repository / model.name / "config.pbtxt").write_text(configs.model_text(model), encoding="utf-8")
+        _write_config(repository, model)
         if model.backend == "python":
             shutil.copyfile(_source(model), folder / "model.py")
     for name, settings in profile.settings.items():
@@ -196,6 +198,9 @@ def _write(
         "missing": profile.missing,
     }
     _write_json(repository / DETAILS_MODEL / VERSION_FOLDER / "card.json", card)
+    # After the fingerprint, which is part of every key and is the same without caches, as the values are.
+    for model in caches.with_caches(profile.models, options.cache_mib, fingerprint):
+        _write_config(repository, model)
     (repository / ENSEMBLE / VERSION_FOLDER).mkdir(parents=True)  # Triton wants a version, be it empty
     ensemble = configs.ensemble_text(profile.models, {"profile": profile.name, "fingerprint": fingerprint})
     (repository / ENSEMBLE / "config.pbtxt").write_text(ensemble, encoding="utf-8")
@@ -211,6 +216,10 @@ def _write(
         "files": _checksums(repository),
     }
     _write_json(repository / MANIFEST, manifest)
+
+
+def _write_config(repository: Path, model: configs.Model) -> None:
+    (repository / model.name / "config.pbtxt").write_text(configs.model_text(model), encoding="utf-8")
 
 
 def _copy_linked(repository: Path) -> None:

@@ -34,6 +34,7 @@ class TritonPythonModel:
             embed_texts=serving.RemoteModel(**settings["text_model"]),
             pixel_spec=PixelSpec(**settings["pixels"]),
             embed_images=serving.RemoteModel(**settings["image_model"]),
+            cache=serving.cache(args),
         )
 
     def execute(self, requests):
