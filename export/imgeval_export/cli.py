@@ -96,6 +96,8 @@ def fetch(profile: str, weights: Path | None, commercial_ok: bool) -> None:
 @click.option("--target", default="embedded", show_default=True, help="What serves it: embedded or container.")
 @click.option("--commercial-ok", is_flag=True, help="Refuse files that are not clearly free for commercial use.")
 @click.option("--random-weights", is_flag=True, help="Stand-ins for checkpoints: proves arithmetic, makes no scores.")
+@click.option("--instances", type=int, help="Of each model that works for a while; default: by cores and memory.")
+@click.option("--threads", type=int, help="Of each instance of a network; default: the cores, shared by the instances.")
 @click.option(
     "--cache-mib",
     default=DEFAULT_MIB,
@@ -115,6 +117,8 @@ def build(
     target: str,
     commercial_ok: bool,
     random_weights: bool,
+    instances: int | None,
+    threads: int | None,
     cache_mib: int,
 ) -> None:
     """Build the model repository of a profile from its weight files.
@@ -131,7 +135,17 @@ def build(
         )
     folder = output or paths.repository(profile)
     options = BuildOptions(
-        overrides, with_parts, without_parts, precision, device, target, commercial_ok, random_weights, cache_mib
+        overrides=overrides,
+        with_parts=with_parts,
+        without_parts=without_parts,
+        precision=precision,
+        device=device,
+        target=target,
+        commercial_ok=commercial_ok,
+        random_weights=random_weights,
+        instances=instances,
+        threads=threads,
+        cache_mib=cache_mib,
     )
     build_repository(profile, folder, weights or paths.weights(), _progress, options)
     if running := server.find(profile=profile):

@@ -28,6 +28,7 @@ from imgeval.contract import (
 )
 from imgeval_export.configs import Model
 
+THREADS_PARAMETER = "intra_op_thread_count"  # of the native onnxruntime backend, and of ours
 TOWER_MAX_BATCH_SIZE = 32  # an image has up to 20 segments of 5 %, and one call embeds all its crops
 
 
@@ -158,7 +159,7 @@ def _pixels(side_px: int) -> Tensor:
 
 def _threads(count: int) -> dict[str, str]:
     """The engine's threads, as this and the native backend take them; 0: as many as the machine has cores."""
-    return {"intra_op_thread_count": str(count)}
+    return {THREADS_PARAMETER: str(count)}
 
 
 def _explained(metric: str) -> tuple[Tensor, ...]:

@@ -25,7 +25,18 @@ from typing import Any
 from imgeval.contract import DETAILS_MODEL, ENSEMBLE
 from imgeval.errors import BuildError, InvalidInputError, install_hint
 from imgeval.scores import PRESETS_DIR, load_preset
-from imgeval_export import caches, checksums, configs, data, precision, profiles, published, random_weights, weights
+from imgeval_export import (
+    caches,
+    checksums,
+    configs,
+    data,
+    precision,
+    profiles,
+    published,
+    random_weights,
+    resources,
+    weights,
+)
 from imgeval_export.combine import combine_model
 from imgeval_export.graph import save_model
 from imgeval_export.overrides import override
@@ -64,6 +75,10 @@ class BuildOptions:
     target: str = "embedded"  # or "container": everything inside the repository, for another machine
     commercial_ok: bool = False  # refuse a profile whose files are not clearly free for commercial use
     random_weights: bool = False  # stand-ins for what cannot be had, to prove arithmetic; results say so
+    instances: int | None = (
+        None  # of each model that computes for a while; None: by the cores and memory of this machine
+    )
+    threads: int | None = None  # of each instance of a network; None: by the cores of this machine
     cache_mib: int = caches.DEFAULT_MIB  # for each model that keeps what it has computed; 0: none does
 
 
@@ -94,7 +109,11 @@ def chosen_profile(name: str, options: BuildOptions) -> Profile:
             "precision", "the container's engine has no bfloat16 on CPUs; allowed with container and cpu: fp32, int8"
         )
     profile = profiles.with_device(precision.with_precision(profile, options.precision), options.device)
-    return published.named(override(profile, options.overrides))
+    # Another machine is not this one: one instance of each model there, with as many threads as that one has cores.
+    machine_plan = resources.Plan(options.instances or 1, options.threads or 0)
+    if options.target == "embedded":
+        machine_plan = resources.plan(resources.this_machine(), options.instances, options.threads)
+    return published.named(override(resources.with_plan(profile, machine_plan), options.overrides))
 
 
 def _require_packages(profile: Profile) -> None:
