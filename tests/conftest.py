@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from imgeval import Client
+from imgeval.embedded import paths
 from imgeval.embedded import server as embedded
 from imgeval.embedded.launch import launch
 
@@ -44,6 +45,18 @@ def imgeval_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def server(imgeval_home: Path) -> Iterator[embedded.EmbeddedServer]:
     """One real embedded server for the whole session; a test that harms a server starts another."""
     running = launch("starter", port=free_port())
+    yield running
+    embedded.stop(running)
+
+
+@pytest.fixture(scope="session")
+def uncached_server(imgeval_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.EmbeddedServer]:
+    """A second one whose models keep nothing, for tests that want everything computed; found by its own name only."""
+    from imgeval_export.repository import BuildOptions, build
+
+    folder = tmp_path_factory.mktemp("uncached") / "starter"
+    build("starter", folder, paths.weights(), lambda line: None, BuildOptions(cache_mib=0))
+    running = embedded.start(folder, f"uncached{embedded.VERIFICATION}", port=free_port())
     yield running
     embedded.stop(running)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 
 from imgeval.contract import DETAILS, ENSEMBLE, IMAGE, PROMPT, SCORE
 from imgeval.transport import GrpcTransport, Transport
 
 CONNECT_TIMEOUT_S = 2.0
 PROBE_SIDE_PX = 64
-PROBE_PROMPT = "a grey square"
+PROBE_PROMPT = "a plain square"
 
 
 def probe(url: str, timeout_s: float) -> None:
@@ -32,7 +33,8 @@ def probe_transport(transport: Transport, timeout_s: float) -> None:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.new("RGB", (PROBE_SIDE_PX, PROBE_SIDE_PX), (128, 128, 128)).save(file, "PNG")
+    colour = tuple(os.urandom(3))  # a new one each time: an answer out of a cache would hide a model that has died
+    Image.new("RGB", (PROBE_SIDE_PX, PROBE_SIDE_PX), colour).save(file, "PNG")
     transport.check_ready(ENSEMBLE, min(timeout_s, CONNECT_TIMEOUT_S))
     transport.infer(
         ENSEMBLE,

@@ -18,6 +18,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from imgeval.cache import FINGERPRINT_PARAMETER, MAX_BYTES_PARAMETER, OFF, ByteCache
 from imgeval.contract import RGB, SIZE
 from imgeval.errors import ImgevalError, InvalidInputError
 
@@ -39,6 +40,48 @@ def settings(args: Mapping[str, str]) -> dict[str, Any]:
     """The content of the `settings.json` that the build wrote beside this `model.py`."""
     content: dict[str, Any] = json.loads((model_dir(args) / "settings.json").read_text(encoding="utf-8"))
     return content
+
+
+def parameters(args: Mapping[str, str]) -> dict[str, str]:
+    """The parameters of the model's configuration."""
+    config = json.loads(args["model_config"])
+    return {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+
+
+def cache(args: Mapping[str, str]) -> ByteCache:
+    """The model's cache, of the size that the build gave it; off without one. What it does is in the server's metrics.
+
+    Each instance of a model has its own.
+    """
+    given = parameters(args)
+    max_bytes = int(given.get(MAX_BYTES_PARAMETER, "0"))
+    if not max_bytes:
+        return OFF
+    return ByteCache(max_bytes, given[FINGERPRINT_PARAMETER], CacheMetrics(args["model_name"]))
+
+
+class CacheMetrics:
+    """Hits, misses and size of a cache among the metrics of the server, in Prometheus' format on its metrics port."""
+
+    def __init__(self, model: str) -> None:
+        # Triton removes a family when its Python object goes.
+        self._families = [
+            pb_utils.MetricFamily(name=f"imgeval_cache_{name}", description=description, kind=kind)
+            for name, description, kind in (
+                ("hits_total", "Values that were answered without computing them", pb_utils.MetricFamily.COUNTER),
+                ("misses_total", "Values that were computed and kept", pb_utils.MetricFamily.COUNTER),
+                ("bytes", "Memory that the kept values take", pb_utils.MetricFamily.GAUGE),
+            )
+        ]
+        self._hits, self._misses, self._bytes = (family.Metric(labels={"model": model}) for family in self._families)
+
+    def __call__(self, hits: int, misses: int, used_bytes: int) -> None:
+        """Add to the counts; each is a message to the server, so what does not change is not sent."""
+        if hits:
+            self._hits.increment(hits)
+        if misses:
+            self._misses.increment(misses)
+            self._bytes.set(used_bytes)
 
 
 def serve(
@@ -160,16 +203,23 @@ def call(model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str])
 def call_torch(model: str, inputs: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
     """As `call`, with torch tensors, which stay on the device of the first input: nothing passes through the host.
 
+    An array among the inputs, such as a single number, is put beside the tensors.
+
     Raises:
         pb_utils.TritonModelException: the model failed.
     """
-    from torch.utils.dlpack import from_dlpack  # torch is no part of a server without a GPU
+    import torch  # no part of a server without a GPU
+    from torch.utils.dlpack import from_dlpack
 
     device = next(iter(inputs.values())).device
     on_gpu = device.type == "cuda"
     kind = pb_utils.TRITONSERVER_MEMORY_GPU if on_gpu else pb_utils.TRITONSERVER_MEMORY_CPU
     # Triton takes tensors in C order only, and waits for the default stream, on which torch has computed them.
-    tensors = [pb_utils.Tensor.from_dlpack(name, tensor.contiguous()) for name, tensor in inputs.items()]
+    placed = {
+        name: torch.from_numpy(given).to(device) if isinstance(given, np.ndarray) else given
+        for name, given in inputs.items()
+    }
+    tensors = [pb_utils.Tensor.from_dlpack(name, tensor.contiguous()) for name, tensor in placed.items()]
     wish = {"preferred_memory": pb_utils.PreferredMemory(kind, device.index or 0)}
     answers = _exec(model, tensors, outputs, wish)
     # What is smaller than an execution provider cares for, or what it keeps on the host, may come from there anyway.

@@ -10,6 +10,7 @@ import click
 from imgeval.cli_errors import Commands, one_line_errors
 from imgeval.embedded import paths
 from imgeval.errors import InvalidInputError
+from imgeval_export.caches import DEFAULT_MIB
 
 PROFILE = click.option("--profile", default="starter", show_default=True, help="Which profile.")
 WEIGHTS = click.option(
@@ -23,7 +24,12 @@ WEIGHTS = click.option(
 def build_options(command: Callable[..., None]) -> Callable[..., None]:
     """What `build` and `verify` share: settings and optional parts."""
     for option in (
-        click.option("--precision", default="fp32", show_default=True, help="Of the large networks: fp32 or bf16."),
+        click.option(
+            "--precision",
+            multiple=True,
+            metavar="[MODEL=]P",
+            help="Of the large networks, or of one: fp32 (default), bf16, int8; docs/verify.md has the price of each.",
+        ),
         click.option("--without", "without_parts", multiple=True, help="Leave an optional part out: iqa, qalign."),
         click.option("--with", "with_parts", multiple=True, help="Add an optional part: iqa, qalign."),
         click.option(
@@ -90,6 +96,14 @@ def fetch(profile: str, weights: Path | None, commercial_ok: bool) -> None:
 @click.option("--target", default="embedded", show_default=True, help="What serves it: embedded or container.")
 @click.option("--commercial-ok", is_flag=True, help="Refuse files that are not clearly free for commercial use.")
 @click.option("--random-weights", is_flag=True, help="Stand-ins for checkpoints: proves arithmetic, makes no scores.")
+@click.option("--instances", type=int, help="Of each model that works for a while; default: by cores and memory.")
+@click.option("--threads", type=int, help="Of each instance of a network; default: the cores, shared by the instances.")
+@click.option(
+    "--cache-mib",
+    default=DEFAULT_MIB,
+    show_default=True,
+    help="Memory in which each costly model keeps what it has computed; 0: off.",
+)
 @one_line_errors
 def build(
     profile: str,
@@ -98,11 +112,14 @@ def build(
     overrides: tuple[str, ...],
     with_parts: tuple[str, ...],
     without_parts: tuple[str, ...],
-    precision: str,
+    precision: tuple[str, ...],
     device: str,
     target: str,
     commercial_ok: bool,
     random_weights: bool,
+    instances: int | None,
+    threads: int | None,
+    cache_mib: int,
 ) -> None:
     """Build the model repository of a profile from its weight files.
 
@@ -118,7 +135,17 @@ def build(
         )
     folder = output or paths.repository(profile)
     options = BuildOptions(
-        overrides, with_parts, without_parts, precision, device, target, commercial_ok, random_weights
+        overrides=overrides,
+        with_parts=with_parts,
+        without_parts=without_parts,
+        precision=precision,
+        device=device,
+        target=target,
+        commercial_ok=commercial_ok,
+        random_weights=random_weights,
+        instances=instances,
+        threads=threads,
+        cache_mib=cache_mib,
     )
     build_repository(profile, folder, weights or paths.weights(), _progress, options)
     if running := server.find(profile=profile):
@@ -134,6 +161,12 @@ def build(
 @click.option(
     "--images", default=3, show_default=True, type=click.IntRange(2, 4), help="How many photos to compare on."
 )
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="P",
+    help="Then compare in this precision too: bf16, int8. Upstream computes once for all.",
+)
 @one_line_errors
 def verify(
     profile: str,
@@ -141,9 +174,10 @@ def verify(
     overrides: tuple[str, ...],
     with_parts: tuple[str, ...],
     without_parts: tuple[str, ...],
-    precision: str,
+    precision: tuple[str, ...],
     random_weights: bool,
     images: int,
+    also: tuple[str, ...],
 ) -> None:
     """Compare the models of a profile, and its metrics over the ensemble, with the upstream libraries.
 
@@ -155,7 +189,7 @@ def verify(
     from imgeval_export.verify import verify_profile
 
     options = BuildOptions(overrides, with_parts, without_parts, precision, random_weights=random_weights)
-    comparisons = verify_profile(profile, weights or paths.weights(), options, images, _progress)
+    comparisons = verify_profile(profile, weights or paths.weights(), options, images, _progress, also)
     header = f"{'compared':44}{'max diff':>12}{'mean diff':>12}{'spread':>12}{'tolerance':>12}  verdict"
     click.echo(header)
     verdicts = []

@@ -27,6 +27,7 @@ HEAD_WIDTH = 64  # of every attention head
 FEED_FORWARD = 4  # width of a block's hidden layer, in widths of the transformer
 QUICK_GELU = 1.702
 LAYER_NORM_EPSILON = 1e-5
+END = 2**31 - 1  # of a slice: as far as it goes
 
 # Added to the attention scores of later tokens. Scores stay far below 1000, so exp() of the sum is exactly 0,
 # and unlike the smallest float32 this one survives a conversion to half precision.
@@ -157,22 +158,25 @@ def clip_image_model(weights: State) -> onnx.ModelProto:
     graph = Graph("clip_image")
     pixels = graph.input(PIXELS.name, ("B", 3, sizes.image_px, sizes.image_px))
 
+    batch = graph.node("Shape", pixels, start=0, end=1)
     kernel = graph.constant("visual.conv1.weight", weights["visual.conv1.weight"])
     patch = [sizes.patch_px, sizes.patch_px]
     x = graph.node("Conv", pixels, kernel, kernel_shape=patch, strides=patch)  # (B, width, grid, grid)
     x = graph.node("Reshape", x, graph.integers(0, sizes.width, -1))
     x = graph.node("Transpose", x, perm=[0, 2, 1])  # (B, patches, width)
-    # The class token is the same for every image: a row of zeros in front, and its values join the position table.
-    x = graph.node("Pad", x, graph.integers(0, 1, 0, 0, 0, 0))  # (B, 1 + patches, width)
+    # The class token is the same for every image, and so is its place: both are one row of a table.
     table = weights["visual.positional_embedding"].astype(np.float32)
-    table = np.concatenate([table[:1] + weights["visual.class_embedding"], table[1:]])
-    x = graph.node("Add", x, graph.constant("visual.positions", table))
-    x = _layer_norm(graph, x, weights, "visual.ln_pre")
+    x = graph.node("Add", x, graph.constant("visual.positions", table[1:]))
+    first = graph.constant("visual.class_token", (table[:1] + weights["visual.class_embedding"])[None])  # (1, 1, width)
+    first = graph.node("Expand", first, graph.node("Concat", batch, graph.integers(1, sizes.width), axis=0))
+    # The class token stays apart from the patches: for matrix products 257 rows are much worse than 256 and 1.
+    parts = [_layer_norm(graph, part, weights, "visual.ln_pre") for part in (first, x)]
 
     # What becomes of the patches behind the last attention is not looked at: 3.5 % less to compute, the same result.
     for layer in range(sizes.layers):
-        x = _block(graph, x, weights, f"{VISION}{layer}.", sizes.width, first_only=layer == sizes.layers - 1)
-    x = graph.node("Squeeze", x, graph.integers(1))  # (B, width)
+        last = layer == sizes.layers - 1
+        parts = _block(graph, parts, weights, f"{VISION}{layer}.", sizes.width, first_only=last)
+    x = graph.node("Squeeze", parts[0], graph.integers(1))  # (B, width)
     return _finish(graph, x, weights, "visual.ln_post", "visual.proj")
 
 
@@ -196,7 +200,7 @@ def clip_text_model(weights: State) -> onnx.ModelProto:
     size = graph.node("Concat", length, length, axis=0)
     mask = graph.node("Slice", later, graph.integers(0, 0), size, graph.integers(0, 1))  # (L, L)
     for layer in range(sizes.text_layers):
-        x = _block(graph, x, weights, f"{TEXT}{layer}.", sizes.text_width, mask=mask)
+        (x,) = _block(graph, [x], weights, f"{TEXT}{layer}.", sizes.text_width, mask=mask)
     end = graph.node("ArgMax", ids, axis=1)  # (B, 1)
     x = graph.node("GatherND", x, end, batch_dims=1)  # (B, width)
     return _finish(graph, x, weights, "ln_final", "text_projection")
@@ -211,50 +215,76 @@ def _finish(graph: Graph, x: str, weights: State, norm: str, projection: str) ->
 
 
 def _block(
-    graph: Graph, x: str, weights: State, prefix: str, width: int, *, mask: str | None = None, first_only: bool = False
-) -> str:
-    """One transformer block over x (B, L, width) -> (B, L, width), or (B, 1, width) where only the first is wanted."""
-    normed = queries = _layer_norm(graph, x, weights, f"{prefix}ln_1")
-    if first_only:
-        x, queries = (graph.node("Gather", each, graph.integers(0), axis=1) for each in (x, normed))
-    x = graph.node("Add", x, _attention(graph, queries, normed, weights, f"{prefix}attn.", width, mask))
-    hidden = _linear(graph, _layer_norm(graph, x, weights, f"{prefix}ln_2"), weights, f"{prefix}mlp.c_fc")
-    gate = graph.node("Sigmoid", graph.node("Mul", hidden, graph.number(QUICK_GELU)))
-    return graph.node("Add", x, _linear(graph, graph.node("Mul", hidden, gate), weights, f"{prefix}mlp.c_proj"))
+    graph: Graph,
+    parts: list[str],
+    weights: State,
+    prefix: str,
+    width: int,
+    *,
+    mask: str | None = None,
+    first_only: bool = False,
+) -> list[str]:
+    """One transformer block over tokens in one or two parts: all of them (B, L, width), or the first and the others.
+
+    Returns the parts changed; the first alone where only that is wanted.
+    """
+    normed = [_layer_norm(graph, part, weights, f"{prefix}ln_1") for part in parts]
+    kept = slice(1) if first_only else slice(None)
+    attended = _attention(graph, normed[kept], normed, weights, f"{prefix}attn.", width, mask)
+    changed = []
+    for part, mixed in zip(parts[kept], attended, strict=True):
+        x = graph.node("Add", part, _linear(graph, mixed, weights, f"{prefix}attn.out_proj"))
+        hidden = _layer_norm(graph, x, weights, f"{prefix}ln_2")
+        # x sigmoid(1.702 x) = y sigmoid(y) / 1.702 with y = 1.702 x: the factors join the weights before and behind,
+        # and what is left is an activation that runtimes compute while they write the product.
+        hidden = _linear(graph, hidden, weights, f"{prefix}mlp.c_fc", out_scale=QUICK_GELU)
+        hidden = graph.node("Mul", hidden, graph.node("Sigmoid", hidden))
+        changed.append(graph.node("Add", x, _linear(graph, hidden, weights, f"{prefix}mlp.c_proj", 1 / QUICK_GELU)))
+    return changed
 
 
-def _attention(graph: Graph, queries: str, x: str, weights: State, prefix: str, width: int, mask: str | None) -> str:
-    """Attention of queries (B, Q, width) to x (B, L, width): softmax(q k^T / 8 + mask) v per head, then the projection.
+def _attention(
+    graph: Graph, queries: list[str], parts: list[str], weights: State, prefix: str, width: int, mask: str | None
+) -> list[str]:
+    """Attention of the tokens in queries to those in parts: softmax(q k^T / 8 + mask) v per head, (B, L, width) each.
 
-    OpenVINO makes one kernel of everything between the projections. One matrix for q, k and v together, another order
-    of the axes, a static batch: each took the same time within 2 %, since 90 % of it goes into the projections.
+    OpenVINO makes one kernel of everything between the projections. One matrix for q, k and v together or another order
+    of the axes took the same time within 2 %, since 90 % of it goes into the projections.
     """
     heads = width // HEAD_WIDTH
     in_weight, in_bias = weights[f"{prefix}in_proj_weight"], weights[f"{prefix}in_proj_bias"]  # (3 width, ...): q, k, v
 
-    def project(source: str, part: int, permutation: list[int], scale: float = 1) -> str:
-        rows = slice(part * width, (part + 1) * width)
-        product = graph.node("MatMul", source, graph.constant(f"{prefix}{part}.weight", in_weight[rows].T * scale))
-        product = graph.node("Add", product, graph.constant(f"{prefix}{part}.bias", in_bias[rows] * scale))
+    def project(sources: list[str], index: int, permutation: list[int], scale: float = 1) -> str:
+        rows = slice(index * width, (index + 1) * width)
+        matrix = graph.constant(f"{prefix}{index}.weight", in_weight[rows].T * scale)
+        bias = graph.constant(f"{prefix}{index}.bias", in_bias[rows] * scale)
+        products = [graph.node("Add", graph.node("MatMul", source, matrix), bias) for source in sources]
+        product = graph.node("Concat", *products, axis=1) if len(products) > 1 else products[0]
         split = graph.node("Reshape", product, graph.integers(0, 0, heads, HEAD_WIDTH))
         return graph.node("Transpose", split, perm=permutation)
 
     # 1 / sqrt(64) is a power of two: multiplying the weights by it instead of the scores changes no bit.
     query = project(queries, 0, [0, 2, 1, 3], HEAD_WIDTH**-0.5)  # (B, heads, Q, 64)
-    key = project(x, 1, [0, 2, 3, 1])  # (B, heads, 64, L)
-    value = project(x, 2, [0, 2, 1, 3])  # (B, heads, L, 64)
+    key = project(parts, 1, [0, 2, 3, 1])  # (B, heads, 64, L)
+    value = project(parts, 2, [0, 2, 1, 3])  # (B, heads, L, 64)
     scores = graph.node("MatMul", query, key)  # (B, heads, Q, L)
     if mask:
         scores = graph.node("Add", scores, mask)
     mixed = graph.node("MatMul", graph.node("Softmax", scores, axis=-1), value)  # (B, heads, Q, 64)
     mixed = graph.node("Reshape", graph.node("Transpose", mixed, perm=[0, 2, 1, 3]), graph.integers(0, 0, width))
-    return _linear(graph, mixed, weights, f"{prefix}out_proj")
+    if len(queries) == 1:
+        return [mixed]
+    one, end, axis = graph.integers(1), graph.integers(END), graph.integers(1)
+    first = graph.node("Slice", mixed, graph.integers(0), one, axis)
+    return [first, graph.node("Slice", mixed, one, end, axis)]
 
 
-def _linear(graph: Graph, x: str, weights: State, name: str) -> str:
-    """x (B, L, in) -> (B, L, out); torch stores the matrix as (out, in)."""
-    product = graph.node("MatMul", x, graph.constant(f"{name}.weight", weights[f"{name}.weight"].T))
-    return graph.node("Add", product, graph.constant(f"{name}.bias", weights[f"{name}.bias"]))
+def _linear(graph: Graph, x: str, weights: State, name: str, in_scale: float = 1, *, out_scale: float = 1) -> str:
+    """x (B, L, in) -> ((in_scale x) W + b) out_scale, (B, L, out); torch stores the matrix as (out, in)."""
+    # A checkpoint may be float16: scaled in float32.
+    matrix, bias = (weights[f"{name}.{part}"].astype(np.float32) * out_scale for part in ("weight", "bias"))
+    product = graph.node("MatMul", x, graph.constant(f"{name}.weight", matrix.T * in_scale))
+    return graph.node("Add", product, graph.constant(f"{name}.bias", bias))
 
 
 def _layer_norm(graph: Graph, x: str, weights: State, name: str) -> str:

@@ -51,6 +51,7 @@ class Model:
     optional: frozenset[str] = frozenset()  # names of inputs that a request may leave out
     max_batch_size: int = MAX_BATCH_SIZE  # 0: the model's own first dimension is no batch, and none is made
     instances: int = 1
+    precision: str = "fp32"  # of its matrix products; precision.py
     device: str = "cpu"  # "gpu": an instance on each GPU that the server has
     max_queue_delay_microseconds: int = 0  # a batch is what waits when the model is free; none waits for a fuller one
     parameters: Mapping[str, str] = field(default_factory=dict)

@@ -28,6 +28,7 @@ from imgeval.contract import (
 )
 from imgeval_export.configs import Model
 
+THREADS_PARAMETER = "intra_op_thread_count"  # of the native onnxruntime backend, and of ours
 TOWER_MAX_BATCH_SIZE = 32  # an image has up to 20 segments of 5 %, and one call embeds all its crops
 
 
@@ -65,7 +66,7 @@ def keyword_tower(embedding_dim: int) -> Model:
 
 
 def sam(side_px: int, grid: int, width: int) -> tuple[Model, ...]:
-    """SAM's parts, which sam_clip calls: image -> EMBEDDING; points -> POINT_TOKENS; both -> MASKS and IOU.
+    """SAM's parts, which sam_clip calls: image -> EMBEDDING; points -> POINT_TOKENS; both -> IOU, MASKS above MIN_IOU.
 
     `grid` is the side of the image embedding; masks are 4 times as large. The decoder's first dimension counts points
     and the image is one, so it makes no batches.
@@ -75,12 +76,12 @@ def sam(side_px: int, grid: int, width: int) -> tuple[Model, ...]:
         Tensor("EMBEDDING", "FP32", (width, grid, grid)),
     )
     points, tokens = Tensor("POINTS", "FP32", (-1, 2)), Tensor("POINT_TOKENS", "FP32", (-1, width))
-    masks = (Tensor("MASKS", "FP32", (-1, 3, 4 * grid, 4 * grid)), Tensor("IOU", "FP32", (-1, 3)))
-    one = Tensor("EMBEDDING", "FP32", (1, width, grid, grid))
+    masks = (Tensor("MASKS", "FP32", (-1, 4 * grid, 4 * grid)), Tensor("IOU", "FP32", (-1, 3)))
+    one, min_iou = Tensor("EMBEDDING", "FP32", (1, width, grid, grid)), Tensor("MIN_IOU", "FP32", (1,))
     return (
         _part("sam_encoder", (pixels,), (embedding,), max_batch_size=1),
         _part("sam_points", (points,), (tokens,), max_batch_size=0),
-        _part("sam_decoder", (one, tokens), masks, max_batch_size=0),
+        _part("sam_decoder", (one, tokens, min_iou), masks, max_batch_size=0),
     )
 
 
@@ -158,7 +159,7 @@ def _pixels(side_px: int) -> Tensor:
 
 def _threads(count: int) -> dict[str, str]:
     """The engine's threads, as this and the native backend take them; 0: as many as the machine has cores."""
-    return {"intra_op_thread_count": str(count)}
+    return {THREADS_PARAMETER: str(count)}
 
 
 def _explained(metric: str) -> tuple[Tensor, ...]:

@@ -10,7 +10,6 @@ from imgeval_export import published, starter
 from imgeval_export.configs import KINDS
 from imgeval_export.profile import Profile
 
-PRECISIONS = ("fp32", "bf16")
 NAMES = (starter.PROFILE.name, *published.DEFAULT_PARTS)
 
 
@@ -31,26 +30,6 @@ def get(name: str, with_parts: Sequence[str] = (), without_parts: Sequence[str] 
         return starter.PROFILE
     parts = ({*published.DEFAULT_PARTS[name], *with_parts}) - {*without_parts}
     return published.profile(name, frozenset(parts))
-
-
-def with_precision(profile: Profile, precision: str) -> Profile:
-    """The profile with its large networks computing in this precision where they run on a CPU.
-
-    Raises:
-        InvalidInputError: an unknown precision, or one that the profile has no network for.
-    """
-    if precision not in PRECISIONS:
-        raise InvalidInputError("precision", f"got {precision!r}; allowed: {', '.join(PRECISIONS)}")
-    if precision == PRECISIONS[0]:
-        return profile
-    if profile.name not in published.DEFAULT_PARTS:
-        raise InvalidInputError("precision", f"profile {profile.name} is served in {PRECISIONS[0]} only")
-    changed = {"precision": precision}
-    models = (
-        replace(model, parameters={**model.parameters, **changed}) if model.name in published.LARGE_MODELS else model
-        for model in profile.models
-    )
-    return replace(profile, models=tuple(models))
 
 
 def with_device(profile: Profile, device: str) -> Profile:

@@ -39,14 +39,13 @@ PART_PACKAGES = {"iqa": "pyiqa", "qalign": "torch"}  # module that serves it
 PART_EXTRAS = {"iqa": "iqa", "qalign": "gpu"}  # extra that brings it
 DEFAULT_PARTS = {"cpu": ("iqa",), "full": ("iqa", "qalign")}
 
-# The networks that `--precision` applies to. The others are small, or place points and so need float32.
-LARGE_MODELS = ("clip_image", "clip_text", "sam_encoder", "sam_decoder")
-
 SAM_FILES = {"cpu": "sam_vit_b_01ec64.pth", "full": "sam_vit_h_4b8939.pth"}
 SAM_NAMES = {"cpu": "SAM ViT-B", "full": "SAM ViT-H"}
 
 SAM_GRID = 64  # of the image embedding: 1024 px in patches of 16
 SAM_WIDTH = 256  # channels of the image embedding
+# Prompts that the decoder gets at a time. On a CPU as fast as upstream's 64, with a quarter of the memory.
+POINTS_PER_BATCH = 16
 TEXT_TOKENIZER_FILE, KEYWORD_TOKENIZER_FILE = "tokenizer.json", "keywords.json"
 TEXT_TOKENIZER = {"file": TEXT_TOKENIZER_FILE, "max_tokens": clip.VIT_L_14.context, "clean": "clip"}
 KEYWORD_TOKENIZER = {"file": KEYWORD_TOKENIZER_FILE, "max_tokens": minilm.MAX_TOKENS, "clean": "none"}
@@ -165,7 +164,7 @@ def _settings(parts: frozenset[str], unavailable: tuple[str, ...]) -> dict[str, 
         "sam_clip": {
             "pixels": pixels,
             "segmenter": "sam",
-            "segments": asdict(MaskOptions()),
+            "segments": asdict(MaskOptions(points_per_batch=POINTS_PER_BATCH)),
             "keyword_tokenizer": KEYWORD_TOKENIZER,
             "keyword_model": models.remote("keywords", INPUT_IDS),
             "text_tokenizer": TEXT_TOKENIZER,

@@ -25,7 +25,18 @@ from typing import Any
 from imgeval.contract import DETAILS_MODEL, ENSEMBLE
 from imgeval.errors import BuildError, InvalidInputError, install_hint
 from imgeval.scores import PRESETS_DIR, load_preset
-from imgeval_export import checksums, configs, data, profiles, published, random_weights, weights
+from imgeval_export import (
+    caches,
+    checksums,
+    configs,
+    data,
+    precision,
+    profiles,
+    published,
+    random_weights,
+    resources,
+    weights,
+)
 from imgeval_export.combine import combine_model
 from imgeval_export.graph import save_model
 from imgeval_export.overrides import override
@@ -59,11 +70,16 @@ class BuildOptions:
     overrides: tuple[str, ...] = ()  # settings of the profile to change, "sam_clip.points_per_side=4"
     with_parts: tuple[str, ...] = ()  # optional parts to add: "iqa", "qalign"
     without_parts: tuple[str, ...] = ()  # optional parts to leave out
-    precision: str = "fp32"  # of the large networks on a CPU: "fp32" or "bf16"
+    precision: tuple[str, ...] = ()  # of the networks, as `precision.with_precision` takes it; all float32 by default
     device: str = "cpu"  # "gpu": networks on the GPU, in a container
     target: str = "embedded"  # or "container": everything inside the repository, for another machine
     commercial_ok: bool = False  # refuse a profile whose files are not clearly free for commercial use
     random_weights: bool = False  # stand-ins for what cannot be had, to prove arithmetic; results say so
+    instances: int | None = (
+        None  # of each model that computes for a while; None: by the cores and memory of this machine
+    )
+    threads: int | None = None  # of each instance of a network; None: by the cores of this machine
+    cache_mib: int = caches.DEFAULT_MIB  # for each model that keeps what it has computed; 0: none does
 
 
 def _options_of(manifest: dict[str, Any]) -> BuildOptions:
@@ -73,11 +89,14 @@ def _options_of(manifest: dict[str, Any]) -> BuildOptions:
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
     }
+    if isinstance(options.get("precision"), str):  # one for all, as manifests once said it
+        options["precision"] = (options["precision"],)
     return BuildOptions(**options)
 
 
 def chosen_profile(name: str, options: BuildOptions) -> Profile:
     """The profile with its optional parts and settings as asked for. Raises InvalidInputError for what there is not."""
+    caches.check_size(options.cache_mib)
     profile = profiles.get(name, options.with_parts, options.without_parts)
     if options.target not in TARGETS:
         raise InvalidInputError("target", f"got {options.target!r}; allowed: {', '.join(TARGETS)}")
@@ -85,8 +104,16 @@ def chosen_profile(name: str, options: BuildOptions) -> Profile:
         raise InvalidInputError(
             "device", "the embedded server has no GPU backend; allowed with gpu: --target container"
         )
-    profile = profiles.with_device(profiles.with_precision(profile, options.precision), options.device)
-    return published.named(override(profile, options.overrides))
+    if options.target == "container" and options.device == "cpu" and any("bf16" in each for each in options.precision):
+        raise InvalidInputError(
+            "precision", "the container's engine has no bfloat16 on CPUs; allowed with container and cpu: fp32, int8"
+        )
+    profile = profiles.with_device(precision.with_precision(profile, options.precision), options.device)
+    # Another machine is not this one: one instance of each model there, with as many threads as that one has cores.
+    machine_plan = resources.Plan(options.instances or 1, options.threads or 0)
+    if options.target == "embedded":
+        machine_plan = resources.plan(resources.this_machine(), options.instances, options.threads)
+    return published.named(override(resources.with_plan(profile, machine_plan), options.overrides))
 
 
 def _require_packages(profile: Profile) -> None:
@@ -166,12 +193,14 @@ def _write(
     for model in profile.models:
         folder = repository / model.name / VERSION_FOLDER
         folder.mkdir(parents=True)
-        (repository / model.name / "config.pbtxt").write_text(configs.model_text(model), encoding="utf-8")
+        _write_config(repository, model)
         if model.backend == "python":
             shutil.copyfile(_source(model), folder / "model.py")
     for name, settings in profile.settings.items():
         _write_json(repository / name / VERSION_FOLDER / "settings.json", settings)
     profile.write_artefacts(lambda name: repository / name / VERSION_FOLDER, files, progress)
+    for model in profile.models:
+        precision.convert(repository / model.name / VERSION_FOLDER / "model.onnx", model)
     if options.target == "container":
         _copy_linked(repository)
     save_model(combine_model(load_preset(profile.preset)), repository / "combine" / VERSION_FOLDER / "model.onnx")
@@ -188,6 +217,9 @@ def _write(
         "missing": profile.missing,
     }
     _write_json(repository / DETAILS_MODEL / VERSION_FOLDER / "card.json", card)
+    # After the fingerprint, which is part of every key and is the same without caches, as the values are.
+    for model in caches.with_caches(profile.models, options.cache_mib, fingerprint):
+        _write_config(repository, model)
     (repository / ENSEMBLE / VERSION_FOLDER).mkdir(parents=True)  # Triton wants a version, be it empty
     ensemble = configs.ensemble_text(profile.models, {"profile": profile.name, "fingerprint": fingerprint})
     (repository / ENSEMBLE / "config.pbtxt").write_text(ensemble, encoding="utf-8")
@@ -203,6 +235,10 @@ def _write(
         "files": _checksums(repository),
     }
     _write_json(repository / MANIFEST, manifest)
+
+
+def _write_config(repository: Path, model: configs.Model) -> None:
+    (repository / model.name / "config.pbtxt").write_text(configs.model_text(model), encoding="utf-8")
 
 
 def _copy_linked(repository: Path) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from imgeval_export.graph import Graph
 from imgeval_export.sam import (
@@ -73,9 +74,11 @@ def sam_points_model(state: State) -> onnx.ModelProto:
 
 
 def sam_decoder_model(state: State) -> onnx.ModelProto:
-    """EMBEDDING (1, 256, h, w) and POINT_TOKENS (N, 256) -> MASKS (N, 3, 4h, 4w) logits and IOU (N, 3), predicted.
+    """EMBEDDING (1, 256, h, w), POINT_TOKENS (N, 256), MIN_IOU (1,) -> IOU (N, 3), predicted; MASKS (M, 4h, 4w) logits.
 
-    EMBEDDING comes from the encoder, POINT_TOKENS from `sam_points_model`.
+    EMBEDDING comes from the encoder, POINT_TOKENS from `sam_points_model`. MASKS are those whose IOU is above MIN_IOU,
+    point by point; pixels of points without any such mask are not enlarged, which is most of the work behind the
+    transformer.
 
     Raises:
         BuildError: `state` is not the state dict of a SAM.
@@ -85,6 +88,7 @@ def sam_decoder_model(state: State) -> onnx.ModelProto:
     graph = Graph("sam_decoder")
     embedding = graph.input("EMBEDDING", (1, WIDTH, side, side))
     points = graph.input("POINT_TOKENS", ("N", WIDTH))
+    min_iou = graph.input("MIN_IOU", (1,))
 
     first = _tokens(graph, points, state)  # (N, 7, 256)
     image = graph.node("Reshape", graph.node("Transpose", embedding, perm=[0, 2, 3, 1]), graph.integers(1, -1, WIDTH))
@@ -111,8 +115,8 @@ def sam_decoder_model(state: State) -> onnx.ModelProto:
     attended = _tokens_to_image(graph, tokens, first, image, placed, state, "transformer.final_attn_token_to_image")
     tokens = _add_and_norm(graph, tokens, attended, state, "transformer.norm_final_attn")
 
-    _predict_masks(graph, tokens, image, state, side)
-    _predict_iou(graph, tokens, state)
+    is_wanted = graph.node("Greater", _predict_iou(graph, tokens, state), min_iou)  # (N, 3)
+    _predict_masks(graph, tokens, image, is_wanted, state, side)
     return graph.model()
 
 
@@ -216,8 +220,15 @@ def _image_to_tokens(graph: Graph, tokens: str, first: str, placed: str, state: 
 
 
 # --- predictions: mask_decoder.py ------------------------------------------------------------------------------------
-def _predict_masks(graph: Graph, tokens: str, image: str, state: State, side: int) -> None:
-    """tokens (N, 7, 256) and image (N, P, 256) -> MASKS (N, 3, 4h, 4w)."""
+def _predict_masks(graph: Graph, tokens: str, image: str, is_wanted: str, state: State, side: int) -> None:
+    """tokens (N, 7, 256) and image (N, P, 256) -> MASKS (M, 4h, 4w), where is_wanted (N, 3)."""
+    flags = graph.node("Cast", is_wanted, to=TensorProto.INT32)
+    used = graph.node("NonZero", graph.node("ReduceMax", flags, graph.integers(1), keepdims=0))  # (1, U), of the points
+    used = graph.node("Squeeze", used, graph.integers(0))
+    tokens, image, flags = (graph.node("Gather", each, used, axis=0) for each in (tokens, image, flags))
+    wanted = graph.node("NonZero", graph.node("Reshape", flags, graph.integers(-1)))  # (1, M), of 3 U
+    wanted = graph.node("Squeeze", wanted, graph.integers(0))
+
     # A pixel becomes 2 x 2 (row i, column j), and each of these again 2 x 2 (row k, column l).
     first, second = UPSCALED
     x = _upscale(graph, image, state, "output_upscaling.0")  # (N, P, 4 * 64)
@@ -226,13 +237,14 @@ def _predict_masks(graph: Graph, tokens: str, image: str, state: State, side: in
     x = graph.node("Gelu", _upscale(graph, x, state, "output_upscaling.3"))  # (N, P i j, 4 * 32)
     x = graph.node("Reshape", x, graph.integers(0, 16 * side * side, second))  # (N, P i j k l, 32)
     kernels = _mask_kernels(graph, tokens, state)  # (N, 3, 32)
-    masks = graph.node("MatMul", kernels, graph.node("Transpose", x, perm=[0, 2, 1]))  # (N, 3, P i j k l)
-    # N and the masks share an axis: runtimes transpose up to seven axes fast.
+    masks = graph.node("MatMul", kernels, graph.node("Transpose", x, perm=[0, 2, 1]))  # (U, 3, P i j k l)
+    masks = graph.node("Reshape", masks, graph.integers(-1, 16 * side * side))
+    masks = graph.node("Gather", masks, wanted, axis=0)  # (M, P i j k l)
     masks = graph.node("Reshape", masks, graph.integers(-1, side, side, 2, 2, 2, 2))
-    masks = graph.node("Transpose", masks, perm=[0, 1, 3, 5, 2, 4, 6])  # (N * 3, y, i, k, x, j, l)
+    masks = graph.node("Transpose", masks, perm=[0, 1, 3, 5, 2, 4, 6])  # (M, y, i, k, x, j, l)
     out = MASK_SCALE * side
-    graph.node("Reshape", masks, graph.integers(-1, MASKS, out, out), output="MASKS")
-    graph.output("MASKS", ("N", MASKS, out, out))
+    graph.node("Reshape", masks, graph.integers(-1, out, out), output="MASKS")
+    graph.output("MASKS", ("M", out, out))
 
 
 def _upscale(graph: Graph, x: str, state: State, name: str) -> str:
@@ -257,11 +269,11 @@ def _mask_kernels(graph: Graph, tokens: str, state: State) -> str:
     return graph.node("Transpose", x, perm=[1, 0, 2])
 
 
-def _predict_iou(graph: Graph, tokens: str, state: State) -> None:
+def _predict_iou(graph: Graph, tokens: str, state: State) -> str:
     """tokens (N, 7, 256) -> IOU (N, 3)."""
     x = graph.node("Gather", tokens, graph.constant("iou_token", 0, np.int64), axis=1)  # (N, 256)
     for layer in range(2):
         x = graph.node("Relu", linear(graph, x, state, f"iou_prediction_head.layers.{layer}"))
     last = {f"last.{part}": state[f"iou_prediction_head.layers.2.{part}"][1:] for part in ("weight", "bias")}
-    linear(graph, x, last, "last", output="IOU")
     graph.output("IOU", ("N", MASKS))
+    return linear(graph, x, last, "last", output="IOU")

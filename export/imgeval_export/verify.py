@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from imgeval.embedded import server
 from imgeval.errors import BuildError, install_hint
 from imgeval.result import Result
 from imgeval.transport import GrpcTransport, Transport
+from imgeval_export.precision import lowest_precision
 from imgeval_export.profile import Progress
 from imgeval_export.repository import BuildOptions, build, chosen_profile, weight_files
 
@@ -122,8 +123,8 @@ class Served:
     profile: str
     repository: Path
     files: Mapping[str, Path]  # weight files by name
-    settings: Mapping[str, Mapping[str, Any]]  # of the profile, with overrides; upstream gets the same
-    precision: str
+    settings: Mapping[str, Mapping[str, Any]]  # of the profile, with overrides
+    precision: str  # the lowest of any network
     client: Client
     transport: Transport
     timeout_s: float = TIMEOUT_S
@@ -133,22 +134,47 @@ class Served:
         return self.transport.infer(model, inputs, [output], self.timeout_s)[output]
 
 
+Compare = Callable[[Served, Sequence[Sample]], Iterator[Comparison]]
+
+
 def verify_profile(
     profile: str,
     weights_dir: Path,
     options: BuildOptions,
     images: int,
     progress: Progress,
+    also: Sequence[str] = (),
 ) -> Iterator[Comparison]:
     """Build a repository, serve it, and give every comparison of the profile as it is made.
+
+    The same is done again for all large networks in each precision of `also`, whose comparisons begin with its name.
 
     Raises:
         BuildError: it cannot be built, an upstream library is not installed, or there is nothing to compare with.
         EmbeddedServerError: it cannot be served here.
     """
-    compare_with = _comparisons(profile)
     chosen = chosen_profile(profile, options)
+    variants = {"": options, **{f"{name}: ": replace(options, precision=(name,)) for name in also}}
+    for variant in variants.values():
+        chosen_profile(profile, variant)  # refuses what there is not, before anything takes time
+    comparisons = _comparisons(profile)
     files = weight_files(chosen, weights_dir, progress, options)
+    compare_with = comparisons(profile, files, chosen.settings)
+    for prefix, variant in variants.items():
+        for each in _compare_served(profile, weights_dir, variant, files, samples(images), compare_with, progress):
+            yield replace(each, name=prefix + each.name)
+
+
+def _compare_served(
+    profile: str,
+    weights_dir: Path,
+    options: BuildOptions,
+    files: Mapping[str, Path],
+    photos: Sequence[Sample],
+    compare_with: Compare,
+    progress: Progress,
+) -> Iterator[Comparison]:
+    chosen = chosen_profile(profile, options)
     with tempfile.TemporaryDirectory(prefix="imgeval-verify-") as scratch:
         repository = Path(scratch) / "repository"
         build(profile, repository, weights_dir, progress, options)
@@ -159,21 +185,22 @@ def verify_profile(
         try:
             with Client(running.url, timeout_s=TIMEOUT_S) as client:
                 transport = GrpcTransport(running.url)
-                served = Served(profile, repository, files, chosen.settings, options.precision, client, transport)
-                yield from compare_with(served, samples(images))
+                precision = lowest_precision(chosen)
+                served = Served(profile, repository, files, chosen.settings, precision, client, transport)
+                yield from compare_with(served, photos)
                 transport.close()
         finally:
             server.stop(running)
 
 
-def _comparisons(profile: str) -> Callable[[Served, Sequence[Sample]], Iterator[Comparison]]:
-    """The comparisons of a profile; imported here because they need every upstream library."""
+def _comparisons(profile: str) -> Callable[[str, Mapping[str, Path], Mapping[str, Mapping[str, Any]]], Compare]:
+    """What makes the comparisons of a profile; imported here because it needs every upstream library."""
     try:
         if profile == "starter":
             from imgeval_export.verify_starter import compare_starter
 
-            return compare_starter
-        from imgeval_export.verify_published import compare_published
+            return lambda *_: compare_starter
+        from imgeval_export.verify_published import PublishedComparisons
     except ImportError as error:
         raise BuildError(f"verify compares with the upstream libraries: {error}; {install_hint('verify')}") from error
-    return compare_published
+    return PublishedComparisons

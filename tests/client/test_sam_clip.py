@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from imgeval.cache import ByteCache
 from imgeval.image import PixelSpec
 from imgeval.metrics.relevance import relevance, sam_clip
-from imgeval.metrics.sam_clip import SamClip
+from imgeval.metrics.rle import decode_mask, encode_mask
+from imgeval.metrics.sam_clip import SamClip, SamClipResult
 from imgeval.metrics.segments import Segment
 from imgeval.text import TextTokenizer, pad_rows
 
@@ -184,3 +186,61 @@ def test_one_long_word_does_not_lengthen_the_others() -> None:
     assert (3, 16) in lengths, "the three short words go together, at their own length"
     assert max(length for _, length in lengths) > 64
     assert {keyword["word"] for keyword in result.details["keywords"]} >= {"red", "green", "blue"}
+
+
+# --- what is kept of an image ----------------------------------------------------------------------------------------
+ITEMS = [(halves(RED, BLUE), "red"), (halves(BLACK, BLACK), "green"), (halves(GREEN, RED), "red green")]
+
+
+def test_an_image_is_segmented_and_embedded_once_for_all_prompts(models: Models) -> None:
+    cache = ByteCache(2**20)
+    metric = dataclasses.replace(models.metric(), cache=cache)
+    prompts = ["red", "red and blue", "a blue thing"]
+    cached = [metric([(halves(RED, BLUE), prompt)])[0] for prompt in prompts]
+    assert (models.segmented, models.image_batches, cache.hits) == (1, [2], 2)
+    assert cached == [models.metric()([(halves(RED, BLUE), prompt)])[0] for prompt in prompts]
+
+
+def test_equal_images_of_one_batch_are_segmented_once(models: Models) -> None:
+    metric = dataclasses.replace(models.metric(), cache=ByteCache(2**20))
+    items = [(halves(RED, BLUE), "red"), (halves(RED, BLUE), "the of"), (halves(RED, BLUE), "blue"), *ITEMS]
+    cached = metric(items)
+    assert (models.segmented, models.image_batches) == (3, [4])
+    assert_equal(cached, [models.metric()([item])[0] for item in items])
+
+
+def test_details_out_of_the_cache_are_the_same_text(models: Models) -> None:
+    metric = dataclasses.replace(models.metric(), cache=ByteCache(2**20))
+    first, again = metric(ITEMS), metric(ITEMS)
+    assert models.segmented == 3
+    assert_equal(again, first)
+    assert_equal(again, models.metric()(ITEMS))
+    assert "the image has no segment that is large enough" in again[1].details["reason"]
+
+
+def test_a_result_that_is_changed_changes_no_later_one(models: Models) -> None:
+    metric = dataclasses.replace(models.metric(), cache=ByteCache(2**20))
+    (expected,) = models.metric()(ITEMS[:1])
+    for _ in range(2):
+        (result,) = metric(ITEMS[:1])
+        assert_equal([result], [expected])
+        result.details["segments"][0]["mask"]["counts"].append(7)
+        result.details["segments"][0]["box"][0] = 7
+
+
+def test_a_segment_out_of_the_cache_is_described_as_it_was(models: Models) -> None:
+    """SAM's guess of the quality and masks with holes included; the mask comes back whole."""
+    mask = np.random.default_rng(0).random((16, 32)) > 0.3
+    segment = Segment(mask, (0, 0, 32, 16), int(mask.sum()), predicted_iou=float(np.float32(0.9)))
+    metric = dataclasses.replace(models.metric(), segment=lambda rgb: [segment], cache=ByteCache(2**20))
+    for _ in range(2):
+        (said,) = metric(ITEMS[:1])[0].details["segments"]
+        assert (said["box"], said["area"], said["predicted_iou"]) == ([0, 0, 32, 16], mask.sum(), segment.predicted_iou)
+        assert said["mask"] == encode_mask(mask)
+        assert np.array_equal(decode_mask(said["mask"]), mask)
+
+
+def assert_equal(some: Sequence[SamClipResult], others: Sequence[SamClipResult]) -> None:
+    """To the last bit, and in the text that a client gets."""
+    assert [np.float64(each.value).tobytes() for each in some] == [np.float64(each.value).tobytes() for each in others]
+    assert [json.dumps(each.details) for each in some] == [json.dumps(each.details) for each in others]

@@ -49,7 +49,7 @@ def networks(sam: Any) -> tuple[Encode, Decode]:
         return sam.image_encoder(torch.from_numpy(pixels)).numpy()
 
     @torch.no_grad()
-    def decode(embedding: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def decode(embedding: np.ndarray, points: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
         prompt = torch.from_numpy(points)[:, None], torch.ones(len(points), 1, dtype=torch.int)
         sparse, dense = sam.prompt_encoder(points=prompt, boxes=None, masks=None)
         masks, iou = sam.mask_decoder(
@@ -59,7 +59,7 @@ def networks(sam: Any) -> tuple[Encode, Decode]:
             dense_prompt_embeddings=dense,
             multimask_output=True,
         )
-        return masks.numpy(), iou.numpy()
+        return masks[iou > min_iou].numpy(), iou.numpy()
 
     return encode, decode
 

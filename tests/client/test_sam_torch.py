@@ -58,21 +58,23 @@ class Networks:
         return self.sam.image_encoder(pixels)
 
     @torch.no_grad()
-    def decode(self, embedding: Any, points: Any) -> Any:
+    def decode(self, embedding: Any, points: Any, min_iou: float) -> Any:
         self.seen |= {str(embedding.device), str(points.device)}
         prompt = points[:, None], torch.ones(len(points), 1, dtype=torch.int, device=points.device)
         sparse, dense = self.sam.prompt_encoder(points=prompt, boxes=None, masks=None)
-        return self.sam.mask_decoder(
+        masks, iou = self.sam.mask_decoder(
             image_embeddings=embedding,
             image_pe=self.sam.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=True,
         )
+        return masks[iou > min_iou], iou
 
     def arrays(self) -> tuple[Any, Any]:
-        def decode(embedding: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, ...]:
-            return tuple(each.numpy() for each in self.decode(torch.from_numpy(embedding), torch.from_numpy(points)))
+        def decode(embedding: np.ndarray, points: np.ndarray, min_iou: float) -> tuple[np.ndarray, ...]:
+            tensors = torch.from_numpy(embedding), torch.from_numpy(points)
+            return tuple(each.numpy() for each in self.decode(*tensors, min_iou))
 
         return lambda pixels: self.encode(torch.from_numpy(pixels)).numpy(), decode
 
@@ -185,3 +187,15 @@ def test_nothing_passes_and_nothing_is_refused_quietly(sam: Any) -> None:
     assert sam_torch.generate_masks(photo("astronaut.png"), networks.encode, networks.decode, options) == ()
     with pytest.raises(ValueError, match="expected uint8"):
         sam_torch.generate_masks(np.zeros((4, 4), np.uint8), networks.encode, networks.decode, options)
+
+
+def test_masks_that_do_not_belong_to_the_predictions_are_refused(sam: Any) -> None:
+    networks = Networks(sam)
+
+    def wrong(embedding: Any, points: Any, min_iou: float) -> Any:
+        masks, iou = networks.decode(embedding, points, min_iou)
+        return masks[1:], iou
+
+    options = MaskOptions(TINY.image_size_px, points_per_side=2, pred_iou_thresh=0.0)
+    with pytest.raises(ValueError, match="11 masks for 12 predicted IoUs"):
+        sam_torch.generate_masks(photo("astronaut.png"), networks.encode, wrong, options)

@@ -2,86 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.fake_python_backend import InferenceResponse, MetricFamily, Request, Tensor, TritonError, installed, pb_utils
 
 from imgeval.errors import BuildError, InvalidInputError
 
 COPIES = ("DOUBLED",)
-
-
-class Tensor:
-    def __init__(self, name: str, array: np.ndarray) -> None:
-        self._name, self._array = name, array
-
-    def name(self) -> str:
-        return self._name
-
-    def as_numpy(self) -> np.ndarray:
-        return self._array
-
-    @classmethod
-    def from_dlpack(cls, name: str, tensor: Any) -> Tensor:
-        """As Triton's: shares the tensor's memory and takes nothing but C order."""
-        if not tensor.is_contiguous():
-            raise ValueError("only C order")
-        return cls(name, np.from_dlpack(tensor))
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self._array.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self._array.__dlpack_device__()
-
-
-class TritonError(Exception):
-    INVALID_ARG, INTERNAL = "INVALID_ARG", "INTERNAL"
-
-    def __init__(self, message: str, code: str = INTERNAL) -> None:
-        super().__init__(message)
-        self.code = code
-
-    def message(self) -> str:
-        return str(self)
-
-
-@dataclass
-class InferenceResponse:
-    tensors: Sequence[Tensor] = ()
-    failure: TritonError | None = None
-
-    def __init__(self, output_tensors: Sequence[Tensor] = (), error: TritonError | None = None) -> None:
-        self.tensors, self.failure = output_tensors, error
-
-    def has_error(self) -> bool:
-        return self.failure is not None
-
-    def error(self) -> TritonError | None:
-        return self.failure
-
-    def arrays(self) -> dict[str, Any]:
-        return {tensor.name(): tensor.as_numpy().tolist() for tensor in self.tensors}
-
-
-@dataclass
-class Request:
-    """One request of a batch: tensors by name, and the outputs that it wants."""
-
-    tensors: dict[str, np.ndarray]
-    wanted: set[str] = field(default_factory=lambda: {"DOUBLED"})
-
-    def requested_output_names(self) -> set[str]:
-        return self.wanted
 
 
 class Remote:
@@ -105,33 +39,11 @@ class Remote:
         return InferenceResponse([Tensor(self._output, 2 * self._input)])
 
 
-def tensor_of(holder: Request | InferenceResponse, name: str) -> Tensor | None:
-    if isinstance(holder, Request):
-        return Tensor(name, holder.tensors[name]) if name in holder.tensors else None
-    return next((tensor for tensor in holder.tensors if tensor.name() == name), None)
-
-
 @pytest.fixture
-def serving(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    triton = ModuleType("triton_python_backend_utils")
-    for name, value in {
-        "Tensor": Tensor,
-        "TritonError": TritonError,
-        "TritonModelException": RuntimeError,
-        "InferenceResponse": InferenceResponse,
-        "InferenceRequest": Remote,
-        "get_input_tensor_by_name": tensor_of,
-        "get_output_tensor_by_name": tensor_of,
-        "PreferredMemory": lambda *where: where,
-        "TRITONSERVER_MEMORY_CPU": "CPU",
-        "TRITONSERVER_MEMORY_GPU": "GPU",
-    }.items():
-        setattr(triton, name, value)
+def serving() -> Iterator[ModuleType]:
     Remote.batches, Remote.wishes, Remote.given = [], [], []
-    monkeypatch.setitem(sys.modules, triton.__name__, triton)
-    monkeypatch.delitem(sys.modules, "imgeval.serving", raising=False)
-    yield importlib.import_module("imgeval.serving")
-    sys.modules.pop("imgeval.serving", None)
+    with installed(pb_utils(Remote)) as module:
+        yield module
 
 
 def request(*numbers: float, wanted: Sequence[str] = COPIES) -> Request:
@@ -302,3 +214,32 @@ def test_an_instance_knows_its_device(serving: ModuleType) -> None:
     args = {"model_instance_kind": "GPU", "model_instance_device_id": "1"}
     assert serving.device(args) == "cuda:1"
     assert serving.device({**args, "model_instance_kind": "CPU"}) == "cpu"
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+def arguments(**parameters: str) -> dict[str, str]:
+    content = {name: {"string_value": value} for name, value in parameters.items()}
+    return {"model_name": "tower", "model_config": json.dumps({"parameters": content})}
+
+
+@pytest.mark.parametrize("parameters", [{}, {"cache_max_bytes": "0"}])
+def test_a_model_that_is_given_no_cache_has_none(serving: ModuleType, parameters: dict[str, str]) -> None:
+    assert serving.cache(arguments(**parameters)).max_bytes == 0
+    assert MetricFamily.made == {}
+
+
+def test_a_cache_that_cannot_say_what_computes_is_refused(serving: ModuleType) -> None:
+    with pytest.raises(KeyError, match="cache_fingerprint"):
+        serving.cache(arguments(cache_max_bytes="1000"))
+
+
+def test_what_a_cache_does_is_in_the_metrics(serving: ModuleType) -> None:
+    cache = serving.cache(arguments(cache_max_bytes="100000", cache_fingerprint="f"))
+    rows = [np.array([number]) for number in (1, 2, 1, 3)]
+    cache.values(rows, cache.key, lambda given: [float(row[0]) for row in given])
+    cache.values(rows[:2], cache.key, lambda given: [])
+    hits, misses, used = (
+        MetricFamily.made[f"imgeval_cache_{name}", "tower"] for name in ("hits_total", "misses_total", "bytes")
+    )
+    assert (hits.value, misses.value, used.value) == (3, 3, cache.used_bytes)
+    assert (hits.messages, misses.messages, used.messages) == (2, 1, 1), "each is a message to the server"

@@ -12,6 +12,7 @@ from imgeval.contract import METRIC_NAMES
 from imgeval.errors import BuildError, InvalidInputError
 from imgeval_export import configs, profiles, published
 from imgeval_export.overrides import override
+from imgeval_export.precision import LARGE_MODELS
 from imgeval_export.repository import BuildOptions, build, chosen_profile
 from imgeval_export.verify import compare
 
@@ -74,12 +75,26 @@ def test_a_wrong_setting_is_refused_with_what_is_allowed(assignment: str, said: 
         override(profiles.get("cpu"), [assignment])
 
 
-def test_precision_is_of_the_large_networks_alone() -> None:
-    parameters = {
-        name: dict(config.parameters) for name, config in models("cpu", BuildOptions(precision="bf16")).items()
-    }
-    changed = {name for name, each in parameters.items() if "precision" in each}
-    assert changed == {"clip_image", "clip_text", "sam_encoder", "sam_decoder"}
+@pytest.mark.parametrize(
+    ("choices", "expected"),
+    [
+        ((), {}),
+        (("fp32",), {}),
+        (("bf16",), dict.fromkeys(LARGE_MODELS, "bf16")),
+        (("int8", "sam_decoder=fp32"), {"clip_image": "int8", "sam_encoder": "int8"}),
+        (("clip_text=bf16",), {"clip_text": "bf16"}),
+        (("sam_decoder=fp32", "bf16"), dict.fromkeys(LARGE_MODELS, "bf16")),
+    ],
+)
+def test_precision_is_chosen_for_all_large_networks_or_for_one(
+    choices: tuple[str, ...], expected: dict[str, str]
+) -> None:
+    chosen = chosen_profile("cpu", BuildOptions(precision=choices))
+    assert {model.name: model.precision for model in chosen.models if model.precision != "fp32"} == expected
+    told = {model.name for model in chosen.models if "activation_group" in model.parameters}
+    assert told == {name for name, precision in expected.items() if precision == "int8"} - {"sam_decoder"}
+    rounded = {model.name for model in chosen.models if "inference_precision" in model.parameters}
+    assert rounded == expected.keys() & {"sam_decoder"}
 
 
 def test_networks_go_to_the_gpu_and_steps_stay() -> None:
@@ -99,8 +114,10 @@ def test_networks_go_to_the_gpu_and_steps_stay() -> None:
         ("tiny", BuildOptions(), "allowed: starter, cpu, full"),
         ("starter", BuildOptions(with_parts=("qalign",)), "allowed: none"),
         ("cpu", BuildOptions(without_parts=("clip",)), "allowed: iqa, qalign"),
-        ("cpu", BuildOptions(precision="int3"), "allowed: fp32, bf16"),
-        ("starter", BuildOptions(precision="bf16"), "fp32 only"),
+        ("cpu", BuildOptions(precision=("int3",)), "got 'int3'; allowed: fp32, bf16, int8, or MODEL=PRECISION"),
+        ("cpu", BuildOptions(precision=("details=bf16",)), "a model of clip_image"),
+        ("starter", BuildOptions(precision=("bf16",)), "fp32 only"),
+        ("cpu", BuildOptions(precision=("bf16",), target="container"), "allowed with container and cpu: fp32, int8"),
         ("cpu", BuildOptions(device="tpu", target="container"), "allowed: cpu, gpu"),
         ("cpu", BuildOptions(device="gpu"), "--target container"),
         ("cpu", BuildOptions(target="cloud"), "allowed: embedded, container"),

@@ -38,6 +38,7 @@ from imgeval_export.sam_decoder import sam_decoder_model, sam_points_model
 from imgeval_export.sam_encoder import sam_encoder_model
 
 TOLERANCE = 1e-4
+ALL = np.array([-np.inf], np.float32)  # least predicted IoU, with which every mask comes out
 
 
 @pytest.fixture(scope="module")
@@ -155,18 +156,34 @@ def test_masks_and_predicted_ious_equal_upstream(checkpoint: Path, decoded: Any,
     state = read_pth(checkpoint)
     ours = runtime(sam_points_model(state), POINTS=points)["POINT_TOKENS"]
     assert_equal("point tokens", ours, tokens, float(tokens.std(axis=0).mean()))
-    outputs = runtime(sam_decoder_model(state), EMBEDDING=embedding, POINT_TOKENS=ours)
-    assert_equal("logits", outputs["MASKS"], masks, float(masks.std(axis=0).mean()), tolerance=1e-3)
+    outputs = runtime(sam_decoder_model(state), EMBEDDING=embedding, POINT_TOKENS=ours, MIN_IOU=ALL)
+    all_masks = outputs["MASKS"].reshape(masks.shape)
+    assert_equal("logits", all_masks, masks, float(masks.std(axis=0).mean()), tolerance=1e-3)
     assert_equal("predicted IoU", outputs["IOU"], iou, float(iou.std(axis=0).mean()))
+
+
+@pytest.mark.parametrize("runtime", [run, run_onnxruntime])
+@pytest.mark.parametrize("quantile", [0.0, 0.5, 0.9, 1.0])
+def test_only_masks_above_the_least_predicted_iou_come_out(
+    checkpoint: Path, decoded: Any, runtime: Any, quantile: float
+) -> None:
+    embedding, _, tokens, masks, iou = decoded
+    least = np.array([np.quantile(iou, quantile)], np.float32)  # 0: all but the worst; 1: none
+    outputs = runtime(sam_decoder_model(read_pth(checkpoint)), EMBEDDING=embedding, POINT_TOKENS=tokens, MIN_IOU=least)
+    wanted = outputs["IOU"] > least
+    expected = masks[wanted]
+    print(f"\n{len(expected)} of {iou.size} masks, of {wanted.any(axis=1).sum()} of {len(iou)} points")
+    assert outputs["MASKS"].shape == expected.shape
+    np.testing.assert_allclose(outputs["MASKS"], expected, atol=1e-3)
 
 
 def test_a_point_does_not_depend_on_its_neighbours(checkpoint: Path, decoded: Any) -> None:
     embedding, _, tokens, _, _ = decoded
     model = sam_decoder_model(read_pth(checkpoint))
-    together = run_onnxruntime(model, EMBEDDING=embedding, POINT_TOKENS=tokens)
-    alone = run_onnxruntime(model, EMBEDDING=embedding, POINT_TOKENS=tokens[7:8])
-    for name in ("MASKS", "IOU"):
-        np.testing.assert_allclose(alone[name][0], together[name][7], atol=1e-4)
+    together = run_onnxruntime(model, EMBEDDING=embedding, POINT_TOKENS=tokens, MIN_IOU=ALL)
+    alone = run_onnxruntime(model, EMBEDDING=embedding, POINT_TOKENS=tokens[7:8], MIN_IOU=ALL)
+    np.testing.assert_allclose(alone["MASKS"], together["MASKS"][3 * 7 : 3 * 8], atol=1e-4)
+    np.testing.assert_allclose(alone["IOU"][0], together["IOU"][7], atol=1e-4)
 
 
 def test_points_stay_precise_where_the_runtime_is_asked_for_bfloat16(checkpoint: Path, decoded: Any) -> None:
@@ -193,9 +210,10 @@ def test_the_exported_models_find_the_masks_that_upstream_finds(original: Any, c
     def encode(pixels: np.ndarray) -> np.ndarray:
         return encoder({"PIXELS": pixels})["EMBEDDING"].copy()
 
-    def decode(embedding: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def decode(embedding: np.ndarray, points: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
         tokens = pointer({"POINTS": points})["POINT_TOKENS"]
-        outputs = decoder({"EMBEDDING": embedding, "POINT_TOKENS": tokens})
+        least = np.array([min_iou], np.float32)
+        outputs = decoder({"EMBEDDING": embedding, "POINT_TOKENS": tokens, "MIN_IOU": least})
         return outputs["MASKS"].copy(), outputs["IOU"].copy()
 
     rgb = photo(name)

@@ -1,4 +1,7 @@
-"""The ensemble on the real server: values, subsets, batches, refusals, and the public contract without our client."""
+"""The ensemble on the real server: values, subsets, batches, refusals, and the public contract without our client.
+
+What comes by `transport` is computed each time, by the server without caches; `client` asks the one with.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +44,8 @@ PROMPTS = {
 
 
 @pytest.fixture(scope="module")
-def transport(server: EmbeddedServer) -> Iterator[GrpcTransport]:
-    connected = GrpcTransport(server.url)
+def transport(uncached_server: EmbeddedServer) -> Iterator[GrpcTransport]:
+    connected = GrpcTransport(uncached_server.url)
     yield connected
     connected.close()
 
@@ -253,8 +256,8 @@ class Statistics:
 
 
 @pytest.fixture
-def statistics(server: EmbeddedServer) -> Iterator[Statistics]:
-    asked = Statistics(server.url)
+def statistics(uncached_server: EmbeddedServer) -> Iterator[Statistics]:
+    asked = Statistics(uncached_server.url)
     yield asked
     asked.close()
 
@@ -283,9 +286,10 @@ def test_a_request_runs_only_what_its_outputs_need(
 
 @pytest.mark.parametrize("metric", SERVED)
 def test_the_client_runs_only_what_it_was_asked_for(
-    client: Client, pairs: list[Pair], statistics: Statistics, metric: str
+    transport: GrpcTransport, pairs: list[Pair], statistics: Statistics, metric: str
 ) -> None:
-    client.score(*pairs[0], metrics=[metric])
+    with Client(transport.url) as client:
+        client.score(*pairs[0], metrics=[metric])
     ran = statistics.requests()
     assert ran["details"] == ran["imgeval"] == ran["preprocess"] == ran[metric] == 1
     assert not set(ran) & (set(SERVED) - {metric})

@@ -14,6 +14,7 @@ The models are the caller's: `Encode` and `Decode` may be torch, ONNX Runtime, O
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -34,8 +35,11 @@ ARRAYS = ("numpy", "torch")
 Encode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """(1, 3, S, S) pixels, normalised -> (1, C, h, w) embedding."""
 
-Decode = Callable[[NDArray[np.float32], NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
-"""Embedding and (N, 2) points in pixels of the encoder's input -> (N, M, k, k) logits and (N, M) predicted IoU."""
+Decode = Callable[[NDArray[np.float32], NDArray[np.float32], float], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""Embedding, (N, 2) points in pixels of the encoder's input, least predicted IoU -> (M, k, k) logits, (N, 3) IoU.
+
+Logits are those of the masks whose predicted IoU is above the least, point by point.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class MaskOptions:
 
     image_size_px: int = 1024  # side of the encoder's input
     points_per_side: int = 32  # of the grid of prompts; 1 or more
-    points_per_batch: int = 64  # prompts that the decoder gets at a time; 1 or more
+    points_per_batch: int = 64  # prompts that the decoder gets at a time, 1 or more; decides speed and memory alone
     pred_iou_thresh: float = 0.88  # masks whose predicted IoU is not above are dropped; 0..1
     stability_score_thresh: float = 0.95  # masks whose stability is below are dropped; 0..1
     stability_score_offset: float = 1.0  # logits, between the threshold and its two shifted ones; 0 or more
@@ -55,6 +59,11 @@ class MaskOptions:
     box_nms_thresh: float = 0.7  # of two masks whose boxes have a larger IoU, the lower predicted IoU is dropped; 0..1
     arrays: str = ARRAYS[0]  # what computes: "numpy", or "torch" on the device of the model's instance (sam_torch)
     memory_bytes: int = 2**30  # that torch takes for masks of the image's size; one mask's is taken in any case
+
+    @property
+    def min_iou(self) -> float:
+        """What the predicted IoU of a mask must be above."""
+        return self.pred_iou_thresh if self.pred_iou_thresh > 0 else -math.inf
 
     def __post_init__(self) -> None:
         in_range = {
@@ -132,7 +141,7 @@ def generate_masks(
     upsampling: Upsampling | None = None
     for start in range(0, len(points), options.points_per_batch):
         batch = slice(start, start + options.points_per_batch)
-        logits, ious = decode(embedding, prompts[batch])  # (N, M, k, k), (N, M)
+        logits, ious = decode(embedding, prompts[batch], options.min_iou)  # (M, k, k), (N, 3)
         if upsampling is None:
             upsampling = Upsampling((height, width), resized, options.image_size_px, logits.shape[-1])
         candidates += _candidates(logits, ious, points[batch], upsampling, options)
@@ -193,18 +202,15 @@ def _candidates(
     upsampling: Upsampling,
     options: MaskOptions,
 ) -> Iterator[_Candidate]:
-    """The masks of one batch that pass the thresholds: logits (N, M, k, k), predicted IoU (N, M), points (N, 2)."""
-    for point, index in np.ndindex(*ious.shape):
-        iou = ious[point, index]
-        if options.pred_iou_thresh > 0 and not iou > np.float32(options.pred_iou_thresh):
-            continue
-        low = logits[point, index]
+    """The masks of one batch that pass the thresholds: logits (M, k, k), predicted IoU (N, 3), points (N, 2)."""
+    above = np.argwhere(ious > np.float32(options.min_iou))  # (M, 2), as the logits
+    for low, (point, index) in zip(logits, above, strict=True):
         measured = _measure(low, upsampling, options.stability_score_offset)
         if measured is None:
             continue
         stability, box, area = measured
         if stability >= np.float32(options.stability_score_thresh):
-            yield _Candidate(low.copy(), iou, (points[point, 0], points[point, 1]), stability, box, area)
+            yield _Candidate(low.copy(), ious[point, index], (points[point, 0], points[point, 1]), stability, box, area)
 
 
 def _measure(

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from imgeval.cache import OFF, ByteCache
 from imgeval.image import PixelSpec, pixels
 from imgeval.metrics.keywords import Keyword, candidate_words, select_keywords
 from imgeval.metrics.relevance import relevance, sam_clip
-from imgeval.metrics.rle import encode_mask
+from imgeval.metrics.rle import Rle, encode_mask
 from imgeval.metrics.segments import Segment, crop
 from imgeval.text import TextTokenizer, pad_rows, padded_length
 
@@ -35,6 +36,37 @@ class SamClipResult:
     details: dict[str, Any]
 
 
+@dataclass(frozen=True, eq=False)  # eq=False: comparing arrays has no single truth value
+class DescribedSegment:
+    """A segment as DETAILS has it: box as x, y, width, height; area in pixels; the mask in its box as run lengths."""
+
+    box: tuple[int, int, int, int]
+    area: int
+    predicted_iou: float | None
+    runs: NDArray[np.int32]  # of the mask; an image has far less than 2**31 pixels
+
+    @classmethod
+    def of(cls, segment: Segment) -> DescribedSegment:
+        runs = np.array(encode_mask(segment.mask)["counts"], np.int32)
+        return cls(segment.box, segment.area, segment.predicted_iou, runs)
+
+    def to_dict(self) -> dict[str, Any]:
+        quality = {} if self.predicted_iou is None else {"predicted_iou": self.predicted_iou}
+        mask = Rle(size=[self.box[3], self.box[2]], counts=self.runs.tolist())
+        return {"box": list(self.box), "area": self.area, **quality, "mask": mask}
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedSegments:
+    """All that the metric needs of an image: what DETAILS says of each segment, and the vectors of their crops."""
+
+    described: tuple[DescribedSegment, ...]
+    vectors: NDArray[np.float32]  # (S, D)
+
+
+NO_SEGMENTS = EmbeddedSegments((), np.zeros((0, 0), np.float32))
+
+
 @dataclass(frozen=True)
 class SamClip:
     """The metric with its parts: how to cut segments, find keywords and embed both."""
@@ -47,29 +79,38 @@ class SamClip:
     embed_texts: Embed  # ids (N, L) -> (N, D): the text tower
     pixel_spec: PixelSpec
     embed_images: Embed  # pixels (N, 3, S, S) -> (N, D): the image tower
+    cache: ByteCache = OFF  # of images: their segments do not depend on the prompt
 
     def __call__(self, items: Sequence[tuple[NDArray[np.uint8], str]]) -> list[SamClipResult]:
         """Score (rgb (H, W, 3), prompt) pairs; the crops of all of them share the image tower's batches."""
         keywords = self._keywords([prompt for _, prompt in items])
         # An item that is without keywords needs no segments: it has no value.
-        segments = [list(self.segment(rgb)) if words else [] for (rgb, _), words in zip(items, keywords, strict=True)]
-        crops = [crop(rgb, each) for (rgb, _), found in zip(items, segments, strict=True) for each in found]
-        words = [keyword.word for found, cuts in zip(keywords, segments, strict=True) if cuts for keyword in found]
-        if not crops:
-            return [_result(found, [], None) for found in keywords]
-        crop_vectors = self.embed_images(np.stack([pixels(each, self.pixel_spec) for each in crops]))
-        word_vectors = _embed(self.embed_texts, self.text_tokenizer, words)
-        results, crop_at, word_at = [], 0, 0
+        images = [rgb for (rgb, _), words in zip(items, keywords, strict=True) if words]
+        embedded = iter(self.cache.values(images, self.cache.key, self._segments))
+        segments = [next(embedded) if words else NO_SEGMENTS for words in keywords]
+        words = [each.word for found, cuts in zip(keywords, segments, strict=True) if cuts.described for each in found]
+        word_vectors = iter(_embed(self.embed_texts, self.text_tokenizer, words) if words else ())
+        results = []
         for found, cuts in zip(keywords, segments, strict=True):
-            if not cuts:
+            if not cuts.described:
                 results.append(_result(found, cuts, None))
                 continue
-            probabilities = relevance(
-                crop_vectors[crop_at : crop_at + len(cuts)], word_vectors[word_at : word_at + len(found)]
-            )
-            crop_at, word_at = crop_at + len(cuts), word_at + len(found)
-            results.append(_result(found, cuts, probabilities))
+            vectors = np.stack([next(word_vectors) for _ in found])  # (K, D)
+            results.append(_result(found, cuts, relevance(cuts.vectors, vectors)))
         return results
+
+    def _segments(self, images: Sequence[NDArray[np.uint8]]) -> list[EmbeddedSegments]:
+        """The segments of each image, embedded."""
+        segments = [self.segment(rgb) for rgb in images]
+        crops = [crop(rgb, each) for rgb, found in zip(images, segments, strict=True) for each in found]
+        if not crops:
+            return [NO_SEGMENTS for _ in images]
+        vectors = self.embed_images(np.stack([pixels(each, self.pixel_spec) for each in crops]))
+        ends = np.cumsum([len(found) for found in segments])
+        return [
+            EmbeddedSegments(tuple(map(DescribedSegment.of, found)), rows)
+            for found, rows in zip(segments, np.split(vectors, ends[:-1]), strict=True)
+        ]
 
     def _keywords(self, prompts: Sequence[str]) -> list[tuple[Keyword, ...]]:
         words = [candidate_words(prompt, self.stop_words) for prompt in prompts]
@@ -102,18 +143,12 @@ def _embed(embed: Embed, tokenizer: TextTokenizer, texts: Sequence[str]) -> NDAr
     return np.stack([vectors[index] for index in range(len(rows))])
 
 
-def _describe(segment: Segment) -> dict[str, Any]:
-    """Box as x, y, width, height; area in pixels; the mask inside its box as run lengths."""
-    quality = {} if segment.predicted_iou is None else {"predicted_iou": segment.predicted_iou}
-    return {"box": list(segment.box), "area": segment.area, **quality, "mask": encode_mask(segment.mask)}
-
-
 def _result(
-    keywords: Sequence[Keyword], segments: Sequence[Segment], probabilities: NDArray[np.float32] | None
+    keywords: Sequence[Keyword], segments: EmbeddedSegments, probabilities: NDArray[np.float32] | None
 ) -> SamClipResult:
     details: dict[str, Any] = {
         "keywords": [{"word": keyword.word, "score": keyword.score} for keyword in keywords],
-        "segments": [_describe(segment) for segment in segments],
+        "segments": [segment.to_dict() for segment in segments.described],
         "relevance": [] if probabilities is None else probabilities.tolist(),  # (keywords, segments)
     }
     if not keywords:

@@ -33,8 +33,8 @@ from .segments import Segment
 Encode = Callable[[Tensor], Tensor]
 """(1, 3, S, S) pixels, normalised -> (1, C, h, w) embedding."""
 
-Decode = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Embedding and (N, 2) points in pixels of the encoder's input -> (N, M, k, k) logits and (N, M) predicted IoU."""
+Decode = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""As `sam.Decode`: embedding, (N, 2) points, least predicted IoU -> (M, k, k) logits of those above, (N, 3) IoU."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +93,11 @@ def generate_masks(
     with torch.inference_mode():
         embedding = encode(torch.from_numpy(encoder_input(rgb, options.image_size_px)).to(device))
         on_device = torch.from_numpy(prompts).to(device)
-        batches = [
-            slice(start, start + options.points_per_batch) for start in range(0, len(points), options.points_per_batch)
-        ]
+        starts = range(0, len(points), options.points_per_batch)
+        batches = [slice(start, start + options.points_per_batch) for start in starts]
         found = [
-            _candidates(*decode(embedding, on_device[batch]), points[batch], enlarge, options) for batch in batches
+            _candidates(*decode(embedding, on_device[batch], options.min_iou), points[batch], enlarge, options)
+            for batch in batches
         ]
         return tuple(_kept(found, enlarge, options.box_nms_thresh, min_area_px))
 
@@ -112,31 +112,26 @@ def bytes_per_mask(image: tuple[int, int], input_px: int) -> int:
 def _candidates(
     logits: Tensor, ious: Tensor, points: NDArray[np.float64], enlarge: _Enlarging, options: MaskOptions
 ) -> _Candidates:
-    """The masks of one batch that pass the thresholds: logits (N, M, k, k), predicted IoU (N, M), points (N, 2)."""
-    flat_ious, low = ious.flatten().float(), logits.flatten(0, 1)
-    if options.pred_iou_thresh > 0:
-        passed = flat_ious > options.pred_iou_thresh  # in float32, as upstream
-        index = passed.nonzero().flatten()
-    else:
-        index = torch.arange(len(flat_ious), device=flat_ious.device)
-    numbers = torch.cat(
-        [torch.zeros(0, 7, dtype=torch.int64, device=low.device)]
-        + [
-            _measure(enlarge(low[index[start : start + enlarge.chunk]].float()), options.stability_score_offset)
-            for start in range(0, len(index), enlarge.chunk)
-        ]
-    ).cpu()  # (n, 7)
+    """The masks of one batch that pass the thresholds: logits (M, k, k), predicted IoU (N, 3), points (N, 2)."""
+    above = (ious > float(np.float32(options.min_iou))).nonzero()  # (M, 2), as the logits
+    if len(above) != len(logits):
+        raise ValueError(f"{len(logits)} masks for {len(above)} predicted IoUs above {options.min_iou}")
+    measured = [
+        _measure(enlarge(logits[start : start + enlarge.chunk]), options.stability_score_offset)
+        for start in range(0, len(logits), enlarge.chunk)
+    ]
+    numbers = torch.cat(measured or [torch.zeros(0, 7, dtype=torch.int64)]).cpu()  # (M, 7)
     certain, possible, areas, *edges = numbers.numpy().T
     some = areas > 0
     stability = np.divide(certain, possible, out=np.zeros(len(some), np.float32), where=some, dtype=np.float32)
     good = some & (stability >= np.float32(options.stability_score_thresh))
-    at = index[torch.from_numpy(good).to(index.device)]
-    host_index = index.cpu().numpy()[good]
+    passed = torch.from_numpy(good).to(logits.device)
+    at = above[passed].cpu().numpy()  # (n, 2), point and which of its masks
     return _Candidates(
-        low=low[at].float(),  # a copy: the batch's other logits are free to go
-        predicted_iou=flat_ious[at].cpu().numpy(),
+        low=logits[passed],  # a copy: the batch's other logits are free to go
+        predicted_iou=ious[above[passed].unbind(1)].cpu().numpy(),
         stability=stability[good],
-        points=points[host_index // ious.shape[1]],
+        points=points[at[:, 0]],
         boxes=np.stack(edges, axis=1)[good],
         areas=areas[good],
     )

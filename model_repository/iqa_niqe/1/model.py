@@ -14,19 +14,27 @@ EXPLANATION = METRIC_DETAILS["iqa"]
 class TritonPythonModel:
     def initialize(self, args):
         self.niqe_model = load_model(serving.model_dir(args) / "niqe.npz")
+        self.cache = serving.cache(args)
 
     def execute(self, requests):
         return serving.serve("iqa", requests, (RGB.name, SIZE.name), self.answer)
 
     def answer(self, items):
-        return [self.answer_one(item) for item in items]
+        values = self.cache.values([serving.rgb(item) for item in items], self.cache.key, self.score)
+        return [self.pack(*value) for value in values]
 
-    def answer_one(self, item):
+    def score(self, images):
+        return [self.score_one(rgb) for rgb in images]
+
+    def score_one(self, rgb):
+        """Value, NaN where there is none, and why there is none."""
         try:
-            value, explanation = niqe(luminance(serving.rgb(item)), self.niqe_model), {}
+            return niqe(luminance(rgb), self.niqe_model), None
         except MetricUnavailable as error:
-            value, explanation = math.nan, {"reason": str(error)}
-        value, explanation = serving.scalar(value), serving.to_json(explanation)
+            return math.nan, str(error)
+
+    def pack(self, value, reason):
+        value, explanation = serving.scalar(value), serving.to_json({} if reason is None else {"reason": reason})
         return {
             VALUE.name: value,
             for_combine(VALUE).name: value,

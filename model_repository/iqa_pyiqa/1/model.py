@@ -17,12 +17,17 @@ class TritonPythonModel:
         own = settings["metric"] == DEFAULT_METRIC
         checkpoint = serving.model_dir(args) / settings["checkpoint"] if own else None
         self.metric = PyiqaMetric(settings["metric"], checkpoint, serving.device(args))
+        self.cache = serving.cache(args)
 
     def execute(self, requests):
         return serving.serve("iqa", requests, (RGB.name, SIZE.name), self.answer)
 
     def answer(self, items):
-        return [self.pack(self.metric.score(serving.rgb(item))) for item in items]
+        values = self.cache.values([serving.rgb(item) for item in items], self.cache.key, self.score)
+        return [self.pack(value) for value in values]
+
+    def score(self, images):
+        return [self.metric.score(rgb) for rgb in images]
 
     def pack(self, value):
         finite = math.isfinite(value)

@@ -17,9 +17,10 @@ def encode(call, pixels):
     return call("sam_encoder", {"PIXELS": pixels}, ["EMBEDDING"])["EMBEDDING"]
 
 
-def decode(call, embedding, points):
+def decode(call, embedding, points, min_iou):
     tokens = call("sam_points", {"POINTS": points}, ["POINT_TOKENS"])
-    answer = call("sam_decoder", {"EMBEDDING": embedding, **tokens}, ["MASKS", "IOU"])
+    inputs = {"EMBEDDING": embedding, **tokens, "MIN_IOU": serving.scalar(min_iou)}
+    answer = call("sam_decoder", inputs, ["MASKS", "IOU"])
     return answer["MASKS"], answer["IOU"]
 
 
@@ -37,6 +38,7 @@ class TritonPythonModel:
             embed_texts=serving.RemoteModel(**settings["text_model"]),
             pixel_spec=PixelSpec(**settings["pixels"]),
             embed_images=serving.RemoteModel(**settings["image_model"]),
+            cache=serving.cache(args),
         )
 
     def execute(self, requests):

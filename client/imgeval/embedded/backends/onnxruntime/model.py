@@ -4,6 +4,10 @@ A python-based backend, so that the very same repository and `config.pbtxt` run 
 NVIDIA's container. The engine is OpenVINO, which reads ONNX files and was measured to be the faster one on CPUs (see
 docs/engine.md). It honours the config's `instance_group` (Triton starts one process for each) and the native backend's
 parameter `intra_op_thread_count`.
+
+Where the config gives a model a cache (`imgeval.cache`), a row that was computed before is not computed again; the
+native backend ignores this. OpenVINO gives a row the same bits in every batch (measured for the towers of all profiles,
+in float32 and bfloat16; `tests/client/test_onnx_backend.py` repeats it for the starter's).
 """
 
 import json
@@ -13,13 +17,14 @@ import numpy as np
 import openvino
 import triton_python_backend_utils as pb_utils
 
-PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # values of the parameter "precision", and OpenVINO's names for them
+from imgeval import serving
+from imgeval.cache import OFF
 
 
 class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
-        parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+        parameters = serving.parameters(args)
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         self.name = args["model_name"]
         self.batches = config["max_batch_size"] > 0
@@ -33,14 +38,17 @@ class TritonPythonModel:
                 "INFERENCE_NUM_THREADS": int(
                     parameters.get("intra_op_thread_count", "0")
                 ),  # 0: as many as there are cores
-                # OpenVINO's own default is bfloat16 where the CPU has it; a config that says nothing means float32.
-                "INFERENCE_PRECISION_HINT": PRECISIONS[parameters.get("precision", "fp32")],
+                # "dynamic": as the file says. OpenVINO's own default is bfloat16 where the CPU has it.
+                "INFERENCE_PRECISION_HINT": parameters.get("inference_precision", "dynamic"),
+                # Of models with 8-bit weights: how many neighbouring values are rounded together; 0: none are rounded.
+                "DYNAMIC_QUANTIZATION_GROUP_SIZE": int(parameters.get("activation_group", "0")),
                 "PERFORMANCE_HINT": "LATENCY",
                 # The steps of an ensemble are separate processes: pinned threads would fight for the same cores.
                 "ENABLE_CPU_PINNING": False,
             },
         )
         self.request = self.compiled.create_infer_request()
+        self.cache = serving.cache(args) if self.batches else OFF  # without batches there are no rows
 
     def execute(self, requests):
         """One response per request. A model that batches gets all requests as one batch, any other one by one."""
@@ -51,7 +59,7 @@ class TritonPythonModel:
     def answer(self, requests):
         try:
             inputs = [self.arrays(request) for request in requests]
-            outputs = self.run([np.concatenate(arrays) for arrays in zip(*inputs, strict=True)])
+            outputs = self.recall([np.concatenate(arrays) for arrays in zip(*inputs, strict=True)])
         except Exception as error:  # noqa: BLE001 - the boundary: Triton must hear of every failure, else requests hang
             message = f"{self.name}: {type(error).__name__}: {error}"
             return [pb_utils.InferenceResponse(error=pb_utils.TritonError(message)) for _ in requests]
@@ -72,6 +80,18 @@ class TritonPythonModel:
 
     def arrays(self, request):
         return [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
+
+    def recall(self, arrays):
+        """`run`, but for the rows that the cache knows. A row is keyed as it came: ids with their padding."""
+        if not self.cache.max_bytes:
+            return self.run(arrays)
+
+        def run_rows(rows):
+            outputs = self.run(arrays if len(rows) == len(arrays[0]) else [array[rows] for array in arrays])
+            return list(zip(*outputs.values(), strict=True))
+
+        rows = self.cache.values(range(len(arrays[0])), lambda row: self.cache.key(*(a[row] for a in arrays)), run_rows)
+        return {name: np.stack(parts) for name, parts in zip(self.outputs, zip(*rows, strict=True), strict=True)}
 
     def run(self, arrays):
         """One merged batch through the engine: output name -> array."""

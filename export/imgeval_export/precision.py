@@ -1,0 +1,77 @@
+"""`--precision`: in what numbers the large networks compute, a choice with a known price (docs/verify.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from imgeval.errors import InvalidInputError
+from imgeval_export.bfloat16 import bfloat16_products
+from imgeval_export.configs import Model
+from imgeval_export.graph import save_model
+from imgeval_export.int8 import ACTIVATION_GROUP, int8_weights
+from imgeval_export.profile import Profile
+
+EXACT = "fp32"
+CONVERTERS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
+    "bf16": bfloat16_products,
+    "int8": lambda model: bfloat16_products(int8_weights(model)),  # attention multiplies no weights
+}
+PRECISIONS = (EXACT, *CONVERTERS)  # from the exact one on
+
+# What a precision without a model's name is for. The text tower is small, and it alone would double clip's drift; the
+# model that places points for SAM needs float32.
+LARGE_MODELS = ("clip_image", "sam_encoder", "sam_decoder")
+CHANGEABLE_MODELS = (*LARGE_MODELS, "clip_text")
+
+# The mask decoder is two layers deep and moves pixels more than it multiplies weights. So in any lower precision its
+# file stays, and the engine rounds every tensor to bfloat16: 10 % faster than the converted file, and no less exact.
+ROUNDED_BY_ENGINE = ("sam_decoder",)
+
+
+def with_precision(profile: Profile, choices: Sequence[str]) -> Profile:
+    """The profile with networks computing as chosen: "bf16" for all large ones, "sam_decoder=fp32" for one; last wins.
+
+    Raises:
+        InvalidInputError: an unknown precision or model, or a profile that has no network to choose for.
+    """
+    chosen: dict[str, str] = {}
+    for choice in choices:
+        name, _, precision = choice.rpartition("=")
+        if precision not in PRECISIONS or name not in ("", *CHANGEABLE_MODELS):
+            raise InvalidInputError(
+                "precision",
+                f"got {choice!r}; allowed: {', '.join(PRECISIONS)}, or MODEL=PRECISION with a model of "
+                f"{', '.join(CHANGEABLE_MODELS)}",
+            )
+        chosen |= dict.fromkeys([name] if name else LARGE_MODELS, precision)
+    changed = {name: precision for name, precision in chosen.items() if precision != EXACT}
+    there = {model.name for model in profile.models}
+    if changed and not there.issuperset(LARGE_MODELS):
+        raise InvalidInputError("precision", f"profile {profile.name} is served in {EXACT} only")
+    models = (_in(model, changed[model.name]) if model.name in changed else model for model in profile.models)
+    return replace(profile, models=tuple(models))
+
+
+def _in(model: Model, precision: str) -> Model:
+    engine = {"activation_group": str(ACTIVATION_GROUP)} if precision == "int8" else {}  # the embedded server's
+    if model.name in ROUNDED_BY_ENGINE:
+        engine = {"inference_precision": "bf16"}
+    return replace(model, precision=precision, parameters={**model.parameters, **engine})
+
+
+def lowest_precision(profile: Profile) -> str:
+    """The one furthest from float32 that a network of the profile computes in."""
+    return max((model.precision for model in profile.models), key=PRECISIONS.index)
+
+
+def convert(path: Path, model: Model) -> None:
+    """Rewrite the float32 file at `path` as the model's precision wants it."""
+    if model.precision == EXACT or model.name in ROUNDED_BY_ENGINE:
+        return
+    converted = CONVERTERS[model.precision](onnx.load(path))
+    path.with_name(path.name + ".data").unlink(missing_ok=True)
+    save_model(converted, path)
