@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from imgeval.errors import InvalidInputError
-from imgeval_export.bfloat16 import bfloat16_products
+from imgeval_export.bfloat16 import bfloat16_products, float16_products
 from imgeval_export.configs import Model
 from imgeval_export.graph import save_model
 from imgeval_export.int8 import ACTIVATION_GROUP, int8_weights
@@ -19,8 +19,9 @@ EXACT = "fp32"
 CONVERTERS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "bf16": bfloat16_products,
     "int8": lambda model: bfloat16_products(int8_weights(model)),  # attention multiplies no weights
+    "fp16": float16_products,
 }
-PRECISIONS = (EXACT, *CONVERTERS)  # from the exact one on
+PRECISIONS = (EXACT, "bf16", "int8")  # on CPUs, from the exact one on; gpu.py has those of GPUs
 
 # What a precision without a model's name is for. The text tower is small, and it alone would double clip's drift; the
 # model that places points for SAM needs float32.
@@ -70,7 +71,7 @@ def lowest_precision(profile: Profile) -> str:
 
 def convert(path: Path, model: Model) -> None:
     """Rewrite the float32 file at `path` as the model's precision wants it."""
-    if model.precision == EXACT or model.name in ROUNDED_BY_ENGINE:
+    if model.precision == EXACT or (model.device == "cpu" and model.name in ROUNDED_BY_ENGINE):
         return
     converted = CONVERTERS[model.precision](onnx.load(path))
     path.with_name(path.name + ".data").unlink(missing_ok=True)

@@ -97,17 +97,6 @@ def test_precision_is_chosen_for_all_large_networks_or_for_one(
     assert rounded == expected.keys() & {"sam_decoder"}
 
 
-def test_networks_go_to_the_gpu_and_steps_stay() -> None:
-    options = BuildOptions(device="gpu", target="container")
-    on_gpu = {
-        name
-        for name, config in models("full", options).items()
-        if config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
-    }
-    assert {"clip_image", "sam_encoder", "sam_decoder", "qalign", "iqa", "combine"} <= on_gpu
-    assert not {"preprocess", "sam_clip", "details"} & on_gpu
-
-
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
@@ -120,6 +109,8 @@ def test_networks_go_to_the_gpu_and_steps_stay() -> None:
         ("cpu", BuildOptions(precision=("bf16",), target="container"), "allowed with container and cpu: fp32, int8"),
         ("cpu", BuildOptions(device="tpu", target="container"), "allowed: cpu, gpu"),
         ("cpu", BuildOptions(device="gpu"), "--target container"),
+        ("starter", BuildOptions(device="gpu", target="container"), "on the CPU only"),
+        ("cpu", BuildOptions(precision=("fp16",)), "got 'fp16'; allowed: fp32, bf16, int8"),
         ("cpu", BuildOptions(target="cloud"), "allowed: embedded, container"),
     ],
 )
