@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from imgeval.errors import InvalidInputError
-from imgeval_export import configs, gpu
+from imgeval_export import configs, gpu, published, repository
+from imgeval_export.graph import Graph, save_model
 from imgeval_export.profile import Profile
 from imgeval_export.repository import BuildOptions, chosen_profile
 
@@ -136,3 +141,37 @@ def test_a_cpu_is_told_nothing_of_this() -> None:
         assert not engines(config), name
         assert config.instance_group[0].kind == CPU
         assert not config.dynamic_batching.preferred_batch_size
+
+
+def test_a_repository_for_a_gpu_holds_what_its_configs_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With one small product in the place of every network."""
+    graph = Graph("product")
+    graph.node(
+        "Relu", graph.node("MatMul", graph.input("X", ("B", 4)), graph.constant("weight", np.eye(4))), output="Y"
+    )
+    graph.output("Y", ("B", 4))
+    product = graph.model()
+    native = [model.name for model in profile().models if model.backend == "onnxruntime"]
+
+    def artefacts(folder: Any, weights: Any, progress: Any) -> None:
+        for name in native:
+            save_model(product, folder(name) / "model.onnx")
+
+    monkeypatch.setattr(published, "write_artefacts", artefacts)
+    monkeypatch.setattr(repository, "weight_files", lambda *arguments: {})
+    options = BuildOptions(precision=("fp16",), device="gpu", target="container")
+    built = repository.build("full", tmp_path / "r", tmp_path, lambda line: None, options)
+    fingerprint = repository.read_manifest(built)["fingerprint"]
+    for name in ("clip_image", "sam_encoder"):
+        config = text_format.Parse((built / name / "config.pbtxt").read_text(encoding="utf-8"), pb.ModelConfig())
+        assert engines(config)["tensorrt"]["trt_engine_cache_path"] == f"/var/cache/imgeval/{fingerprint}"
+    types = {
+        name: {tensor.data_type for tensor in onnx.load(built / name / "1" / "model.onnx").graph.initializer}
+        for name in native
+        if name != "combine"
+    }
+    half = {name for name, found in types.items() if found == {onnx.TensorProto.FLOAT16}}
+    assert half == {"clip_image", "sam_encoder", "sam_decoder"}
+    assert all(found == {onnx.TensorProto.FLOAT} for name, found in types.items() if name not in half)
+    segments = json.loads((built / "sam_clip" / "1" / "settings.json").read_text(encoding="utf-8"))["segments"]
+    assert segments["arrays"] == "torch"
