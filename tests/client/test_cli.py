@@ -16,13 +16,13 @@ import grpc
 import jsonschema
 import pytest
 from click.testing import CliRunner
-from tests.fake_triton import answering, dying, refusing, serving
 from tritonclient.grpc import service_pb2 as pb
 
 from imgeval import client as library
 from imgeval.cli import main
 from imgeval.contract import MAX_ENCODED_BYTES, METRIC_NAMES
 from imgeval.embedded.server import EmbeddedServer
+from tests.fake_triton import answering, dying, refusing, serving
 
 SCHEMA = json.loads(resources.files("imgeval").joinpath("schemas/result.schema.json").read_text(encoding="utf-8"))
 SERVED = ("clip", "sam_clip", "iqa")  # by the starter profile

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.hostile import MAGIC, gif, grey_tiff, hostile_images, jpeg_of_scans, png, png_chunk, real_file, saved
 
 from imgeval.contract import IMAGE_FORMATS, MAX_ENCODED_BYTES
 from imgeval.errors import InvalidInputError
 from imgeval.file_structure import gif_frames, jpeg_scans, tiff_frames
 from imgeval.image import DecodedImage, PixelSpec, decode, normalise, pixels, resize_crop
+from tests.hostile import MAGIC, gif, grey_tiff, hostile_images, jpeg_of_scans, png, png_chunk, real_file, saved
 
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "BMP": {}, "TIFF": {}}
 CLIP = PixelSpec(224, 224, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

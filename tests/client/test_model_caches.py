@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fake_python_backend import InferenceResponse, Request, installed, load, pb_utils
 
 from imgeval.cache import OFF, ByteCache
+from tests.fake_python_backend import InferenceResponse, Request, installed, load, pb_utils
 
 MODELS = Path(__file__).parents[2] / "model_repository"
 

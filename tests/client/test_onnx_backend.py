@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tests.fake_python_backend import InferenceResponse, MetricFamily, Request, installed, load, pb_utils
 
 onnx = pytest.importorskip("onnx")

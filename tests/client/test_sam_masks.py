@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.reference.sam import PHOTOS, TINY, by_point, differences, gap, photo, torch_quietly, upstream_masks
-from tests.reference.sam import upstream_sam as build
 
 from imgeval.errors import InvalidInputError
 from imgeval.metrics.sam import (
@@ -26,6 +24,8 @@ from imgeval.metrics.sam import (
     resized_shape,
 )
 from imgeval.metrics.sam_upsampling import TILE_PX, Upsampling
+from tests.reference.sam import PHOTOS, TINY, by_point, differences, gap, photo, torch_quietly, upstream_masks
+from tests.reference.sam import upstream_sam as build
 
 SIDE = 8  # points per side: 192 candidates
 

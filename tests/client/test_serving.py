@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fake_python_backend import InferenceResponse, MetricFamily, Request, Tensor, TritonError, installed, pb_utils
 
 from imgeval.errors import BuildError, InvalidInputError
+from tests.fake_python_backend import InferenceResponse, MetricFamily, Request, Tensor, TritonError, installed, pb_utils
 
 COPIES = ("DOUBLED",)
 

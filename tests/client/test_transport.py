@@ -13,7 +13,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from tests.fake_triton import Handler, answering, dying, refusing, serving
 from tritonclient.grpc import service_pb2 as pb
 
 from imgeval import DeadlineExceededError, InvalidInputError, ServerFailedError, ServerUnavailableError
@@ -21,6 +20,7 @@ from imgeval.embedded.server import EmbeddedServer
 from imgeval.embedded.supervisor import requests_served
 from imgeval.errors import ImgevalError
 from imgeval.transport import GrpcTransport
+from tests.fake_triton import Handler, answering, dying, refusing, serving
 
 INPUTS = {"IMAGE": np.array([[b"image"]], dtype=np.object_), "PROMPT": np.array([[b"a dog"]], dtype=np.object_)}
 PATIENT_S = 20.0

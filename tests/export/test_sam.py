@@ -12,6 +12,16 @@ import numpy as np
 import onnx
 import pytest
 from _starter import import_quietly, run, run_onnxruntime
+
+from imgeval.errors import BuildError
+from imgeval.metrics.sam import MaskOptions, encoder_input, generate_masks
+from imgeval_export import sam_encoder
+from imgeval_export.graph import Graph, save_model
+from imgeval_export.pth import read_pth
+from imgeval_export.random_weights_sam import random_sam_checkpoint, random_sam_state
+from imgeval_export.sam import VIT_B, VIT_H, VIT_L, SamSizes, expected_shapes, sam_sizes
+from imgeval_export.sam_decoder import sam_decoder_model, sam_points_model
+from imgeval_export.sam_encoder import sam_encoder_model
 from tests.reference.sam import (
     DIVIDED,
     OVERSIZED,
@@ -26,16 +36,6 @@ from tests.reference.sam import (
     upstream_sam,
     upstream_shapes,
 )
-
-from imgeval.errors import BuildError
-from imgeval.metrics.sam import MaskOptions, encoder_input, generate_masks
-from imgeval_export import sam_encoder
-from imgeval_export.graph import Graph, save_model
-from imgeval_export.pth import read_pth
-from imgeval_export.random_weights_sam import random_sam_checkpoint, random_sam_state
-from imgeval_export.sam import VIT_B, VIT_H, VIT_L, SamSizes, expected_shapes, sam_sizes
-from imgeval_export.sam_decoder import sam_decoder_model, sam_points_model
-from imgeval_export.sam_encoder import sam_encoder_model
 
 TOLERANCE = 1e-4
 ALL = np.array([-np.inf], np.float32)  # least predicted IoU, with which every mask comes out

@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from PIL import Image
-from tests.golden.make import GOLDEN, examples, measure
-from tests.hostile import saved
 from tritonclient.grpc import service_pb2 as pb
 
 from imgeval import Client, InvalidInputError
 from imgeval.contract import IMAGE, MAX_BATCH_SIZE, METRIC_NAMES, PROMPT
 from imgeval.embedded.server import EmbeddedServer
 from imgeval.transport import GrpcTransport
+from tests.golden.make import GOLDEN, examples, measure
+from tests.hostile import saved
 
 Pair = tuple[bytes, str]
 SERVED = ("clip", "sam_clip", "iqa")  # by the starter profile

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tests.hostile import hostile_images
 
 from imgeval import Client, InvalidInputError
 from imgeval.embedded.server import EmbeddedServer
 from imgeval.probe import probe
 from imgeval.transport import GrpcTransport
+from tests.hostile import hostile_images
 
 AT_ONCE = 8
 DEADLINE_S = 120.0

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.conftest import ROOT
 
 from imgeval.contract import METRIC_NAMES
 from imgeval.embedded.server import DEFAULT_PORT, is_free
+from tests.conftest import ROOT
 
 
 def command(marker: str) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.fake_python_backend import installed, load, pb_utils
 
 from imgeval.contract import IMAGE, METRIC_NAMES, PROMPT
 from imgeval.embedded.server import EmbeddedServer
 from imgeval.probe import probe
 from imgeval.transport import GrpcTransport
+from tests.fake_python_backend import installed, load, pb_utils
 
 PROMPTS = (
     "an astronaut in an orange space suit",

@@ -83,7 +83,7 @@ class SamClip:
 
     def __call__(self, items: Sequence[tuple[NDArray[np.uint8], str]]) -> list[SamClipResult]:
         """Score (rgb (H, W, 3), prompt) pairs; the crops of all of them share the image tower's batches."""
-        keywords = self._keywords([prompt for _, prompt in items])
+        keywords = self.keywords([prompt for _, prompt in items])
         # An item that is without keywords needs no segments: it has no value.
         images = [rgb for (rgb, _), words in zip(items, keywords, strict=True) if words]
         embedded = iter(self.cache.values(images, self.cache.key, self._segments))
@@ -112,7 +112,8 @@ class SamClip:
             for found, rows in zip(segments, np.split(vectors, ends[:-1]), strict=True)
         ]
 
-    def _keywords(self, prompts: Sequence[str]) -> list[tuple[Keyword, ...]]:
+    def keywords(self, prompts: Sequence[str]) -> list[tuple[Keyword, ...]]:
+        """The keywords of each prompt, best first."""
         words = [candidate_words(prompt, self.stop_words) for prompt in prompts]
         texts = [text for prompt, found in zip(prompts, words, strict=True) if found for text in (prompt, *found)]
         if not texts:

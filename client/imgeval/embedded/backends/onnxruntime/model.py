@@ -1,9 +1,8 @@
 """The backend "onnxruntime" of the embedded server: serves `model.onnx` as Triton's native backend of that name does.
 
 A python-based backend, so that the very same repository and `config.pbtxt` run here and on the native backend inside
-NVIDIA's container. The engine is OpenVINO, which reads ONNX files and was measured to be the faster one on CPUs (see
-docs/engine.md). It honours the config's `instance_group` (Triton starts one process for each) and the native backend's
-parameter `intra_op_thread_count`.
+NVIDIA's container. `imgeval.embedded.engine` is what computes. It honours the config's `instance_group` (Triton starts
+one process for each) and the native backend's parameter `intra_op_thread_count`.
 
 Where the config gives a model a cache (`imgeval.cache`), a row that was computed before is not computed again; the
 native backend ignores this. OpenVINO gives a row the same bits in every batch (measured for the towers of all profiles,
@@ -14,39 +13,22 @@ import json
 from pathlib import Path
 
 import numpy as np
-import openvino
 import triton_python_backend_utils as pb_utils
 
 from imgeval import serving
 from imgeval.cache import OFF
+from imgeval.embedded.engine import compile_model
 
 
 class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
-        parameters = serving.parameters(args)
         path = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         self.name = args["model_name"]
         self.batches = config["max_batch_size"] > 0
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
-        core = openvino.Core()
-        self.compiled = core.compile_model(
-            core.read_model(path),
-            "CPU",
-            {
-                "INFERENCE_NUM_THREADS": int(
-                    parameters.get("intra_op_thread_count", "0")
-                ),  # 0: as many as there are cores
-                # "dynamic": as the file says. OpenVINO's own default is bfloat16 where the CPU has it.
-                "INFERENCE_PRECISION_HINT": parameters.get("inference_precision", "dynamic"),
-                # Of models with 8-bit weights: how many neighbouring values are rounded together; 0: none are rounded.
-                "DYNAMIC_QUANTIZATION_GROUP_SIZE": int(parameters.get("activation_group", "0")),
-                "PERFORMANCE_HINT": "LATENCY",
-                # The steps of an ensemble are separate processes: pinned threads would fight for the same cores.
-                "ENABLE_CPU_PINNING": False,
-            },
-        )
+        self.compiled = compile_model(path, serving.parameters(args))
         self.request = self.compiled.create_infer_request()
         self.cache = serving.cache(args) if self.batches else OFF  # without batches there are no rows
 
