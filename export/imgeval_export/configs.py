@@ -63,6 +63,7 @@ class Model:
     device: str = "cpu"  # "gpu": an instance on each GPU that the server has
     max_queue_delay_microseconds: int = 0  # a batch is what waits when the model is free; none waits for a fuller one
     preferred_batch_sizes: tuple[int, ...] = ()  # that are sent without any more delay
+    warmup_batch_sizes: tuple[int, ...] = ()  # of zeros, that are computed before the model counts as ready
     accelerators: tuple[Accelerator, ...] = ()  # the first that takes a node has it; then CUDA, then the CPU
     parameters: Mapping[str, str] = field(default_factory=dict)
     source: str = ""  # folder of its model.py in the project's model_repository; by default its name
@@ -97,6 +98,7 @@ def model_text(model: Model) -> str:
         instance_group=[pb.ModelInstanceGroup(kind=KINDS[model.device], count=model.instances)],
         dynamic_batching=_dynamic_batching(model) if model.max_batch_size else None,
         optimization=_optimization(model.accelerators) if model.accelerators else None,
+        model_warmup=[_warmup(model, size) for size in model.warmup_batch_sizes],
         parameters=_parameters(model.parameters),
     )
     return str(text_format.MessageToString(config))
@@ -148,6 +150,14 @@ def _dynamic_batching(model: Model) -> pb.ModelDynamicBatching:
             allow_timeout_override=True,
         ),
     )
+
+
+def _warmup(model: Model, batch_size: int) -> pb.ModelWarmup:
+    inputs = {
+        tensor.name: pb.ModelWarmup.Input(data_type=TRITON_TYPES[tensor.dtype], dims=tensor.shape, zero_data=True)
+        for tensor in model.inputs
+    }
+    return pb.ModelWarmup(name=f"zeros_{batch_size}", batch_size=batch_size, inputs=inputs)
 
 
 def _optimization(accelerators: Sequence[Accelerator]) -> pb.ModelOptimizationPolicy:

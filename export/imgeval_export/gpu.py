@@ -1,6 +1,7 @@
 """`--device gpu`: a profile for NVIDIA's container and one GPU, on the native onnxruntime backend.
 
-    clip_image, sam_encoder     float32: CUDA.  float16, bfloat16: TensorRT, which has a batch as its only free size
+    clip_image, sam_encoder     float32: CUDA.  float16, bfloat16: TensorRT, which has a batch as its only free size;
+                                in bfloat16 CUDA could not even be asked, since ONNX Runtime's `Pad` lacks it there
     sam_decoder                 CUDA: how many masks it gives depends on the image, and TensorRT would build an engine
                                 for every number
     all other ONNX models       CUDA in float32: they are small, and combine belongs where the values are
@@ -16,7 +17,7 @@ gives every batch other ones. Nothing here was measured: docs and results say so
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,17 +25,12 @@ from imgeval.contract import PIXELS
 from imgeval.errors import InvalidInputError
 from imgeval_export import published
 from imgeval_export.configs import Accelerator, Model
-from imgeval_export.precision import EXACT
+from imgeval_export.precision import EXACT, chosen
 from imgeval_export.profile import Profile
 from imgeval_export.sam import MASK_SCALE, MASKS, UPSCALED, WIDTH
 from imgeval_export.sam_decoder import ROWS
 
-# bfloat16 is TensorRT's alone: ONNX Runtime's CUDA kernels lack it for operators that these models use (Pad, Gelu).
-PRECISIONS: Mapping[str, tuple[str, ...]] = {
-    "clip_image": (EXACT, "fp16", "bf16"),
-    "sam_encoder": (EXACT, "fp16", "bf16"),
-    "sam_decoder": (EXACT, "fp16"),
-}
+PRECISIONS = (EXACT, "fp16", "bf16")
 BY_TENSORRT = ("clip_image", "sam_encoder")
 MODES = {"fp16": "FP16", "bf16": "BF16"}  # `precision_mode`
 PYTHON_MODELS = ("sam_clip", *published.PARTS)
@@ -50,11 +46,11 @@ WORKSPACE_BYTES = 4 * 2**30  # for one engine while it is built and runs
 
 TOWER_MAX_BATCH_SIZE = 64
 TOWER_PREFERRED_BATCH_SIZES = (32, 64)
-TOWER_QUEUE_DELAY_MICROSECONDS = 2_000  # a batch of 32 takes some 10 ms at 0.16 TFLOP an image
-QALIGN_QUEUE_DELAY_MICROSECONDS = 5_000  # a batch of 8 takes some 60 ms at 3.3 TFLOP an image
+TOWER_QUEUE_DELAY_MICROSECONDS = 2_000  # estimated: a batch of 32 at 0.16 TFLOP an image takes 10 ms
+QALIGN_QUEUE_DELAY_MICROSECONDS = 5_000  # estimated: a batch of 8 at 3.3 TFLOP an image takes 60 ms
 
 PREPROCESS_INSTANCES = 4  # decoding is the CPU's work
-SAM_CLIP_INSTANCES = 2  # one cuts and resizes crops on the CPU while the GPU computes for the other
+SAM_CLIP_INSTANCES = 4  # some cut and resize crops on the CPU, 50 ms an image, while the GPU computes for another
 
 # What the decoder may take for a batch of points: a fifth of an 80 GB card. `sam_clip.points_per_batch` overrides it.
 POINTS_BYTES = 16 * 2**30
@@ -64,15 +60,15 @@ def on_gpu(profile: Profile, choices: Sequence[str] = (), instances: int | None 
     """The profile with its networks on the GPU; what is no network stays on the CPU.
 
     Args:
-        choices: "fp16" for all networks that have it, "sam_decoder=fp32" for one; the last wins.
+        choices: as `precision.chosen` takes them, of PRECISIONS.
         instances: of the steps on the CPU; a network has one, whose batches fill the GPU.
 
     Raises:
-        InvalidInputError: a profile that has nothing to gain, or a precision that a network does not have.
+        InvalidInputError: a profile that has nothing to gain, or a precision that there is not.
     """
     if profile.name not in published.DEFAULT_PARTS:
         raise InvalidInputError("device", f"profile {profile.name} is served on the CPU only")
-    precisions = _chosen(choices)
+    precisions = chosen(choices, PRECISIONS)
     settings: dict[str, Any] = {name: dict(each) for name, each in profile.settings.items()}
     settings["sam_clip"]["segments"] = {
         **settings["sam_clip"]["segments"],
@@ -114,22 +110,6 @@ def with_engine_cache(model: Model, fingerprint: str) -> Model:
     )
 
 
-def _chosen(choices: Sequence[str]) -> dict[str, str]:
-    """Precision by model."""
-    chosen: dict[str, str] = {}
-    every = sorted({precision for allowed in PRECISIONS.values() for precision in allowed})
-    for choice in choices:
-        name, _, precision = choice.rpartition("=")
-        if precision not in every or name not in ("", *PRECISIONS) or (name and precision not in PRECISIONS[name]):
-            allowed = ", ".join(f"{model}={'|'.join(precisions)}" for model, precisions in PRECISIONS.items())
-            raise InvalidInputError(
-                "precision", f"got {choice!r}; allowed with device gpu: {', '.join(every)}, or {allowed}"
-            )
-        models = [name] if name else [model for model, allowed in PRECISIONS.items() if precision in allowed]
-        chosen |= dict.fromkeys(models, precision)
-    return chosen
-
-
 def _placed(model: Model, precision: str, instances: int | None) -> Model:
     if model.name == "preprocess":
         return replace(model, instances=instances or PREPROCESS_INSTANCES)
@@ -153,8 +133,12 @@ def _placed(model: Model, precision: str, instances: int | None) -> Model:
         )
     if model.backend != "onnxruntime":
         return model
-    engine = (_tensorrt(model),) if model.name in BY_TENSORRT and precision != EXACT else ()
-    return replace(model, accelerators=(*engine, CUDA))
+    if model.name not in BY_TENSORRT:
+        return replace(model, accelerators=(CUDA,))
+    # Engines and the memory of the largest batch are there before the first request is.
+    warmup = tuple(sorted({1, model.max_batch_size}))
+    engine = (_tensorrt(model),) if precision != EXACT else ()
+    return replace(model, accelerators=(*engine, CUDA), warmup_batch_sizes=warmup)
 
 
 def _tensorrt(model: Model) -> Accelerator:

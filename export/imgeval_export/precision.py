@@ -39,22 +39,31 @@ def with_precision(profile: Profile, choices: Sequence[str]) -> Profile:
     Raises:
         InvalidInputError: an unknown precision or model, or a profile that has no network to choose for.
     """
-    chosen: dict[str, str] = {}
-    for choice in choices:
-        name, _, precision = choice.rpartition("=")
-        if precision not in PRECISIONS or name not in ("", *CHANGEABLE_MODELS):
-            raise InvalidInputError(
-                "precision",
-                f"got {choice!r}; allowed: {', '.join(PRECISIONS)}, or MODEL=PRECISION with a model of "
-                f"{', '.join(CHANGEABLE_MODELS)}",
-            )
-        chosen |= dict.fromkeys([name] if name else LARGE_MODELS, precision)
-    changed = {name: precision for name, precision in chosen.items() if precision != EXACT}
+    changed = {name: precision for name, precision in chosen(choices).items() if precision != EXACT}
     there = {model.name for model in profile.models}
     if changed and not there.issuperset(LARGE_MODELS):
         raise InvalidInputError("precision", f"profile {profile.name} is served in {EXACT} only")
     models = (_in(model, changed[model.name]) if model.name in changed else model for model in profile.models)
     return replace(profile, models=tuple(models))
+
+
+def chosen(choices: Sequence[str], precisions: Sequence[str] = PRECISIONS) -> dict[str, str]:
+    """Precision by model: "bf16" is for all large ones, "sam_decoder=fp32" for one; the last wins.
+
+    Raises:
+        InvalidInputError: a precision that is none of `precisions`, or a model that has no choice.
+    """
+    by_model: dict[str, str] = {}
+    for choice in choices:
+        name, _, precision = choice.rpartition("=")
+        if precision not in precisions or name not in ("", *CHANGEABLE_MODELS):
+            raise InvalidInputError(
+                "precision",
+                f"got {choice!r}; allowed: {', '.join(precisions)}, or MODEL=PRECISION with a model of "
+                f"{', '.join(CHANGEABLE_MODELS)}",
+            )
+        by_model |= dict.fromkeys([name] if name else LARGE_MODELS, precision)
+    return by_model
 
 
 def _in(model: Model, precision: str) -> Model:

@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from imgeval.metrics import sam as by_numpy
+from imgeval.metrics.sam import MaskOptions, SamMask
+from imgeval.metrics.segmenters import segmenter
 from tests.reference.sam import (
     PHOTOS,
     TINY,
@@ -22,10 +26,6 @@ from tests.reference.sam import (
     upstream_masks,
 )
 from tests.reference.sam import upstream_sam as build
-
-from imgeval.metrics import sam as by_numpy
-from imgeval.metrics.sam import MaskOptions, SamMask
-from imgeval.metrics.segmenters import segmenter
 
 torch = torch_quietly()
 

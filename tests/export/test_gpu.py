@@ -76,7 +76,8 @@ def test_tensorrt_has_the_two_networks_of_one_free_size(precision: str) -> None:
     [
         ((), {}),
         (("fp16",), {"clip_image": "fp16", "sam_encoder": "fp16", "sam_decoder": "fp16"}),
-        (("bf16",), {"clip_image": "bf16", "sam_encoder": "bf16"}),
+        (("bf16",), {"clip_image": "bf16", "sam_encoder": "bf16", "sam_decoder": "bf16"}),
+        (("clip_text=fp16",), {"clip_text": "fp16"}),
         (("bf16", "sam_decoder=fp16"), {"clip_image": "bf16", "sam_encoder": "bf16", "sam_decoder": "fp16"}),
         (("fp16", "sam_encoder=fp32"), {"clip_image": "fp16", "sam_decoder": "fp16"}),
     ],
@@ -85,9 +86,9 @@ def test_a_precision_is_for_the_networks_that_have_it(choices: tuple[str, ...], 
     assert {model.name: model.precision for model in profile(*choices).models if model.precision != "fp32"} == expected
 
 
-@pytest.mark.parametrize("choice", ["int8", "fp8", "sam_decoder=bf16", "clip_text=fp16", "details=fp16"])
+@pytest.mark.parametrize("choice", ["int8", "fp8", "sam_decoder=int8", "details=fp16"])
 def test_a_precision_that_there_is_not_is_refused(choice: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"allowed with device gpu: bf16, fp16, fp32, .*sam_decoder=fp32\|fp16"):
+    with pytest.raises(InvalidInputError, match=r"allowed: fp32, fp16, bf16, or MODEL=PRECISION"):
         profile(choice)
 
 
@@ -101,11 +102,24 @@ def test_batches_wait_a_little_for_company() -> None:
         assert list(config.dynamic_batching.preferred_batch_size) == [] or name in ("clip_image", "qalign")
 
 
+def test_engines_are_built_before_the_first_request() -> None:
+    warmed = {name: config.model_warmup for name, config in parsed(profile("fp16")).items() if config.model_warmup}
+    assert {name: [each.batch_size for each in warmups] for name, warmups in warmed.items()} == {
+        "clip_image": [1, 64],
+        "sam_encoder": [1],
+    }
+    for name, side in (("clip_image", 224), ("sam_encoder", 1024)):
+        for each in warmed[name]:
+            assert list(each.inputs) == ["PIXELS"]
+            given = each.inputs["PIXELS"]
+            assert (given.data_type, list(given.dims), given.zero_data) == (pb.TYPE_FP32, [3, side, side], True)
+
+
 def test_instances_are_of_steps_and_not_of_networks() -> None:
     def counts(**options: Any) -> dict[str, int]:
         return {name: config.instance_group[0].count for name, config in parsed(profile(**options)).items()}
 
-    assert {name: count for name, count in counts().items() if count > 1} == {"preprocess": 4, "sam_clip": 2}
+    assert {name: count for name, count in counts().items() if count > 1} == {"preprocess": 4, "sam_clip": 4}
     assert {name: count for name, count in counts(instances=6).items() if count > 1} == {"preprocess": 6, "sam_clip": 6}
 
 
@@ -141,6 +155,7 @@ def test_a_cpu_is_told_nothing_of_this() -> None:
         assert not engines(config), name
         assert config.instance_group[0].kind == CPU
         assert not config.dynamic_batching.preferred_batch_size
+        assert not config.model_warmup
 
 
 def test_a_repository_for_a_gpu_holds_what_its_configs_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

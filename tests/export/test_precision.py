@@ -11,7 +11,6 @@ import pytest
 from _clip import photos, tiny_state
 from _starter import import_quietly, run
 from onnx import TensorProto, numpy_helper
-from tests.reference.sam import TINY
 
 from imgeval.errors import BuildError
 from imgeval_export.bfloat16 import bfloat16_products, float16_products
@@ -24,6 +23,7 @@ from imgeval_export.pth import read_pth
 from imgeval_export.random_weights_sam import random_sam_checkpoint
 from imgeval_export.sam_decoder import sam_decoder_model, sam_points_model
 from imgeval_export.sam_encoder import sam_encoder_model
+from tests.reference.sam import TINY
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,7 @@ def test_settings_are_changed_by_name() -> None:
         ("sam_clip.points_per_side=4.5", "a whole number"),
         ("sam_clip.points_per_side=inf", "a finite number"),
         ("sam_clip.points_per_side=0", "out of range"),
+        ("sam_clip.arrays=cupy", "arrays.*'cupy'; allowed: numpy, torch"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_what_is_allowed(assignment: str, said: str) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import free_port
-from tests.reference.sam import TINY
 
 from imgeval import Client
 from imgeval.embedded import server as embedded
 from imgeval.metrics.sam import MaskOptions
+from tests.conftest import free_port
+from tests.reference.sam import TINY
 
 pytest.importorskip("torch")
 
