@@ -7,13 +7,13 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from imgeval import Client
+from imgeval import Client, Result
 from imgeval.embedded import server as embedded
+from imgeval.errors import EmbeddedServerError
 from imgeval.metrics.sam import MaskOptions
 from tests.conftest import free_port
 from tests.reference.sam import TINY
@@ -46,18 +46,21 @@ def with_sam(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return copy
 
 
-def scored(repository: Path, photo: bytes, arrays: str) -> tuple[float, dict[str, Any]]:
-    """The value of sam_clip and what it says of itself, from a server of its own."""
+def scored(repository: Path, photo: bytes, arrays: str, pred_iou_thresh: float = 0.0) -> Result:
+    """sam_clip's result from a server of its own."""
     options = MaskOptions(
-        TINY.image_size_px, points_per_side=8, pred_iou_thresh=0.0, stability_score_thresh=0.3, arrays=arrays
+        TINY.image_size_px,
+        points_per_side=8,
+        pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=0.3,
+        arrays=arrays,
     )
     file = repository / "sam_clip" / "1" / "settings.json"
     settings = {**json.loads(file.read_text(encoding="utf-8")), "segmenter": "sam", "segments": asdict(options)}
     file.unlink()  # a link to the session's
     file.write_text(json.dumps(settings), encoding="utf-8")
     with running(repository) as client:
-        result = client.score(photo, PROMPT, metrics=["sam_clip"])
-    return result.metrics["sam_clip"].raw, dict(result.sam_clip)
+        return client.score(photo, PROMPT, metrics=["sam_clip"])
 
 
 class running:  # noqa: N801 - a context manager
@@ -74,17 +77,27 @@ class running:  # noqa: N801 - a context manager
 
 
 def test_tensors_by_dlpack_give_what_arrays_give(with_sam: Path, photos: dict[str, bytes]) -> None:
-    value, said = scored(with_sam, photos["coffee.png"], "numpy")
-    by_torch, said_by_torch = scored(with_sam, photos["coffee.png"], "torch")
-    print(f"\n{len(said['segments'])} segments; {value} by numpy, {by_torch} by torch")
-    assert len(said["segments"]) >= 2
-    assert [each["area"] for each in said_by_torch["segments"]] == pytest.approx(
-        [each["area"] for each in said["segments"]], rel=1e-3
-    )
-    assert (
-        np.abs(
-            np.subtract([each["box"] for each in said_by_torch["segments"]], [each["box"] for each in said["segments"]])
-        ).max()
-        <= 1
-    )
-    assert by_torch == pytest.approx(value, abs=1e-3)
+    by_numpy, by_torch = (scored(with_sam, photos["coffee.png"], arrays) for arrays in ("numpy", "torch"))
+    values = [result.metrics["sam_clip"].raw for result in (by_numpy, by_torch)]
+    theirs, ours = by_numpy.sam_clip["segments"], by_torch.sam_clip["segments"]
+    print(f"\n{len(theirs)} segments; {values[0]} by numpy, {values[1]} by torch")
+    assert len(theirs) >= 2
+    assert [each["area"] for each in ours] == pytest.approx([each["area"] for each in theirs], rel=1e-3)
+    boxes = [np.array([each["box"] for each in found]) for found in (theirs, ours)]
+    assert np.abs(boxes[0] - boxes[1]).max() <= 1
+    assert values[1] == pytest.approx(values[0], abs=1e-3)
+
+
+def test_an_image_without_masks_is_no_failure(with_sam: Path, photos: dict[str, bytes]) -> None:
+    result = scored(with_sam, photos["coffee.png"], "torch", pred_iou_thresh=1.0)
+    assert "no segment" in result.missing["sam_clip"]
+
+
+def test_arrays_are_chosen_by_the_settings(with_sam: Path, photos: dict[str, bytes]) -> None:
+    """Else the comparison above might be one of NumPy with itself: without `call_torch` there is no torch way."""
+    file = with_sam / "sam_clip" / "1" / "model.py"
+    program = file.read_text(encoding="utf-8")
+    file.unlink()
+    file.write_text(program.replace("serving.CALLS[", "{'numpy': serving.call}["), encoding="utf-8")
+    with pytest.raises(EmbeddedServerError, match="KeyError: 'torch'"):
+        scored(with_sam, photos["coffee.png"], "torch")
