@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx
 
 from imgeval.errors import InvalidInputError
-from imgeval_export.bfloat16 import bfloat16_products, float16_products
 from imgeval_export.configs import Model
 from imgeval_export.graph import save_model
+from imgeval_export.half import bfloat16_products, float16_products
 from imgeval_export.int8 import ACTIVATION_GROUP, int8_weights
 from imgeval_export.profile import Profile
 

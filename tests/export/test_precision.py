@@ -13,9 +13,9 @@ from _starter import import_quietly, run
 from onnx import TensorProto, numpy_helper
 
 from imgeval.errors import BuildError
-from imgeval_export.bfloat16 import bfloat16_products, float16_products
 from imgeval_export.clip import clip_image_model
 from imgeval_export.graph import save_model
+from imgeval_export.half import bfloat16_products, float16_products
 from imgeval_export.int8 import ACTIVATION_GROUP, MIN_WEIGHTS, int8_weights
 from imgeval_export.models import image_tower
 from imgeval_export.precision import CONVERTERS, convert

@@ -1,4 +1,4 @@
-"""A float32 ONNX model -> the same model with its matrix products in bfloat16, for CPUs with AVX-512 BF16 or AMX.
+"""A float32 ONNX model -> the same with its matrix products in bfloat16, for CPUs that have it, or float16, for GPUs.
 
 bfloat16 keeps 8 bits of a number. What that costs depends on where it is rounded: the sum that a transformer's blocks
 add to is rounded once per addition if it is bfloat16 as well, and these errors outweigh all others. So only matrix
