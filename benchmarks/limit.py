@@ -1,8 +1,9 @@
-"""How near the networks come to the machine's limit, its measured matrix peak at the same precision."""
+"""How near networks and metrics come to the machine's limit, its measured matrix peak at the same precision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,11 +56,45 @@ def command(
         sides: dict[str, Callable[[], object]] = {network.name: network.run for network in networks}
         sides |= {f"peak {each}": run for each, (run, _) in peaks.items()}
         times = in_turns(sides, rounds)
-    peak = {each: count / times[f"peak {each}"].median for each, (_, count) in peaks.items()}
+        peak = {each: count / times[f"peak {each}"].median for each, (_, count) in peaks.items()}
+        metrics = _metrics(Bare(setup.repository), {network.name: network for network in networks}, peak)
     rows = [_row(network, times[network.name], peak[network.precision]) for network in networks]
     lines = [f"matrix peak {each}: {value / 1e9:.0f} GFLOP/s" for each, value in peak.items()]
     headings = ["network", "precision", "GFLOP", "ms", "at the peak, ms", "GFLOP/s", "fraction of the peak"]
-    return f"{setup.notice}\n{'; '.join(lines)}; medians (and quartiles) of {rounds} rounds\n\n{table(headings, rows)}"
+    of_metrics = ["metric", "made of", "s", "at the peak, s", "fraction of the limit"]
+    return (
+        f"{setup.notice}\n{'; '.join(lines)}; medians (and quartiles) of {rounds} rounds\n\n{table(headings, rows)}\n\n"
+        f"Metrics, bare, from file and prompt to value, once:\n\n{table(of_metrics, metrics)}"
+    )
+
+
+def _metrics(bare: Bare, networks: Mapping[str, Network], peak: Mapping[str, float]) -> list[list[str]]:
+    """The networks' work for each metric of one photo, and the time that the whole metric takes."""
+    photo = pictures.photos(1)[0]
+    data = pictures.png(0)
+
+    def at_peak(name: str, count: float) -> float:
+        return count * networks[name].flops / peak[networks[name].precision]
+
+    rows = []
+    tower = at_peak("clip_image, 1", 1)
+    needed = {"clip": ("both towers", tower + at_peak("clip_text", 1)), "aesthetic": ("image tower", tower)}
+    if "sam_encoder" in networks:
+        options = bare.settings("sam_clip")["segments"]
+        batch = options["points_per_batch"]
+        crops = len(bare.sam_clip().segment(photo.rgb))
+        batches = options["points_per_side"] ** 2 / batch
+        parts = at_peak("sam_encoder", 1) + at_peak(f"sam_decoder, {batch}", batches) + crops * tower
+        needed["sam_clip"] = (f"encoder, decoder for {batches * batch:.0f} points, {crops} crops", parts)
+    for metric, (parts_of, limit) in needed.items():
+        if metric == "aesthetic" and not (bare.folder("aesthetic") / "model.onnx").exists():
+            continue
+        bare.score(data, photo.prompt, ["clip"])  # warm
+        start = time.perf_counter()
+        bare.score(data, photo.prompt, [metric])
+        taken = time.perf_counter() - start
+        rows.append([metric, parts_of, f"{taken:.3g}", f"{limit:.3g}", f"{limit / taken:.2f}"])
+    return rows
 
 
 def _row(network: Network, times: Times, peak: float) -> list[str]:
