@@ -31,6 +31,7 @@ class Upstream:
         from imgeval_export.reference.minilm import minilm_folder
         from imgeval_export.reference.sam_clip import ReferenceSamClip
         from imgeval_export.repository import BuildOptions, chosen_profile, read_manifest, weight_files
+        from imgeval_export.verify_published import SAM_KINDS
 
         kind = read_manifest(given.repository)["weights_kind"]
         chosen = BuildOptions(random_weights=kind == "random")
@@ -38,14 +39,8 @@ class Upstream:
         self.clip = ReferenceClip(files[published.CLIP_FILE])
         self.aesthetic = ReferenceAesthetic(files[published.AESTHETIC_FILE])
         self.iqa = ReferenceIqa("musiq", files[published.MUSIQ_FILE])
-        segments = dict(settings["segments"])
-        del segments["image_size_px"], segments["points_per_batch"]
-        min_area_fraction = segments.pop("min_area_fraction")
-        sam = files[published.SAM_FILES[given.profile]]
-        kinds = {"cpu": "vit_b", "full": "vit_h"}
-        self.sam_clip = ReferenceSamClip(
-            self.clip, sam, kinds[given.profile], minilm_folder(), min_area_fraction, **segments
-        )
+        sam, kind = files[published.SAM_FILES[given.profile]], SAM_KINDS[given.profile]
+        self.sam_clip = ReferenceSamClip(self.clip, sam, kind, minilm_folder(), settings["segments"])
 
     def run(self, metrics: Sequence[str] | None, photo: Sample) -> None:
         """Compute these metrics; all of them where None."""
