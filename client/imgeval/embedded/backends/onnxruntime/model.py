@@ -80,9 +80,10 @@ class TritonPythonModel:
 
     def run(self, arrays):
         """One merged batch through the engine, in parts: output name -> array."""
-        size = self.rows_per_run or len(arrays[0])
-        starts = range(0, len(arrays[0]), size)
-        parts = [self.run_part([array[start : start + size] for array in arrays]) for start in starts]
+        if not self.rows_per_run:
+            return self.run_part(arrays)
+        starts = range(0, len(arrays[0]), self.rows_per_run)
+        parts = [self.run_part([array[start : start + self.rows_per_run] for array in arrays]) for start in starts]
         return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def run_part(self, arrays):
