@@ -10,7 +10,6 @@ import json
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +150,18 @@ class Bare:
         outputs = self.run_all("sam_decoder", inputs)
         return outputs["MASKS"], outputs["IOU"]
 
+    def iqa_settings(self) -> dict[str, Any]:
+        """Settings of the metric iqa; NIQE has none, and none of its arithmetic is a network's."""
+        return self.settings("iqa") if (self.folder("iqa") / "settings.json").exists() else {}
+
     def _make_iqa(self) -> Callable[[NDArray[np.uint8]], float]:
-        if (self.folder("iqa") / "niqe.npz").exists():
+        settings = self.iqa_settings()
+        if "metric" not in settings:
             from imgeval.metrics.niqe import load_model, luminance, niqe
 
             model = load_model(self.folder("iqa") / "niqe.npz")
             return lambda rgb: niqe(luminance(rgb), model)
         from imgeval.metrics.pyiqa_metric import PyiqaMetric
 
-        settings = self.settings("iqa")
-        return partial(PyiqaMetric.score, PyiqaMetric(settings["metric"], self.folder("iqa") / settings["checkpoint"]))
+        metric = PyiqaMetric(settings["metric"], self.folder("iqa") / settings["checkpoint"])
+        return metric.score

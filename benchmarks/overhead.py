@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -14,14 +15,23 @@ import numpy as np
 from benchmarks import options, pictures, serving
 from benchmarks.bare import Bare
 from benchmarks.document import table
-from benchmarks.timing import Times, ratio
+from benchmarks.timing import Times, ratio, spread
 from imgeval.contract import ENSEMBLE, IMAGE, INPUT_IDS, PIXELS, PROMPT, RGB, metric_tensor
+from imgeval.embedded.server import EmbeddedServer
 from imgeval.transport import GrpcTransport
 
 CONCURRENCIES = (1, 4, 16)
 FILE_BYTES = 200_000
 PROMPT_TEXT = "a cup of coffee on a wooden table"
 TIMEOUT_S = 600.0
+
+# Copies of a file: tritonclient joins it with its length, into the message, into gRPC's buffer; the server takes it out
+# of the message, into the shared memory of preprocess, which makes bytes of it. The kernel's own are not counted.
+FILE_COPIES = 6
+MAKER_COPIES = 2  # of a tensor that a Python step makes: into shared memory, and from there into the server's buffer
+TAKER_COPIES = 1  # into the shared memory of a Python step, which then sees it in place
+
+Statistics = dict[str, serving.ModelStatistics]  # by model
 
 
 @dataclass(frozen=True)
@@ -62,19 +72,20 @@ def command(
     profile: str,
     repository: Path | None,
     precision: tuple[str, ...],
+    without_parts: tuple[str, ...],
     overrides: tuple[str, ...],
     random_weights: bool,
     rounds: int,
     metrics: str,
     per_round: int,
-) -> str:
+) -> options.Report:
     """Serving against bare models: throughput, added latency, where it goes, and bytes copied.
 
     Example: python -m benchmarks overhead --profile starter --metrics clip
     """
-    names = tuple(metrics.split(","))
     image = pictures.jpeg_of_bytes(FILE_BYTES)
-    with serving.setup(profile, repository, precision, overrides, random_weights) as setup:
+    with serving.setup(profile, repository, precision, without_parts, overrides, random_weights) as setup:
+        names = setup.check(metrics)
         with serving.served(setup) as running:
             bare, transport = Bare(setup.repository), GrpcTransport(running.url)
             inputs = {
@@ -83,21 +94,30 @@ def command(
             }
             outputs = [metric_tensor(name).name for name in names]
 
-            def ask() -> object:
+            def ask() -> dict[str, Any]:
                 return transport.infer(ENSEMBLE, inputs, outputs, TIMEOUT_S)
 
-            def compute() -> object:
+            def compute() -> dict[str, float]:
                 return bare.score(image, PROMPT_TEXT, names)
 
-            for warm_up in (ask, compute):
-                warm_up()
-            before = serving.statistics(running.url)
-            loads = _measure(ask, compute, rounds, per_round, lambda: serving.cpu_seconds(running))
-            spent = serving.since(running.url, before)
+            answer, values = ask(), compute()  # also warms up both
+            differences = [abs(float(answer[metric_tensor(name).name].item()) - values[name]) for name in names]
+            loads, spent = _measure(ask, compute, rounds, per_round, running)
             transport.close()
         decoded = bare.preprocess(image, PROMPT_TEXT)
-        copied = _copied(len(image), decoded.pixels.nbytes, decoded.rgb.nbytes, decoded.input_ids.nbytes, names)
-        return f"{setup.notice}\n{_tables(loads, spent, names, len(image), rounds)}\n\n{copied}"
+        sizes = {
+            IMAGE.name: len(image),
+            PIXELS.name: decoded.pixels.nbytes,
+            INPUT_IDS.name: decoded.input_ids.nbytes,
+            RGB.name: decoded.rgb.nbytes,
+        }
+        asked = (
+            f"{', '.join(names)}; one JPEG of {len(image) / 1e3:.0f} kB, 1024 x 1024; {rounds} rounds of {per_round} "
+            f"requests in turns. Both sides give the same values, within {max(differences):.1g}."
+        )
+        return options.Report(
+            f"{setup.notice}\n{asked}\n\n{_loads(loads)}\n\n{_models(spent)}\n\n{_copied(sizes, names)}"
+        )
 
 
 def _measure(
@@ -105,27 +125,28 @@ def _measure(
     compute: Callable[[], object],
     rounds: int,
     per_round: int,
-    server_cpu: Callable[[], float],
-) -> dict[tuple[str, int], list[Load]]:
-    """Loads by side and concurrency, in turns round by round."""
+    running: EmbeddedServer,
+) -> tuple[dict[tuple[str, int], list[Load]], dict[int, list[Statistics]]]:
+    """Loads by side and concurrency, in turns round by round; and what the server's models did, by concurrency."""
     loads: dict[tuple[str, int], list[Load]] = {}
+    spent: dict[int, list[Statistics]] = {}
     for index in range(rounds):
         for concurrency in CONCURRENCIES:
-            sides = [("served", ask, server_cpu), ("bare", compute, time.process_time)]
+            before = serving.statistics(running.url)
+            sides = [
+                ("served", ask, lambda: serving.cpu_seconds(running)),
+                ("bare", compute, time.process_time),
+            ]
             for name, request, cpu in sides if index % 2 == 0 else sides[::-1]:
                 loads.setdefault((name, concurrency), []).append(run_load(request, concurrency, per_round, cpu))
-    return loads
+            spent.setdefault(concurrency, []).append(serving.since(running.url, before))
+    return loads, spent
 
 
-def _tables(
-    loads: dict[tuple[str, int], list[Load]],
-    spent: dict[str, serving.ModelStatistics],
-    names: Sequence[str],
-    file_bytes: int,
-    rounds: int,
-) -> str:
-    # Bare models gain nothing from more threads than one: its best concurrency is what serving is held against.
+def _loads(loads: Mapping[tuple[str, int], Sequence[Load]]) -> str:
+    """Throughput and latency; bare at concurrency N is N threads of one process, and at 1 a plain loop."""
     bare = {concurrency: [load.throughput for load in loads["bare", concurrency]] for concurrency in CONCURRENCIES}
+    # What serving is held against: the concurrency at which bare models do most.
     best = max(bare.values(), key=lambda each: Times(tuple(each)).median)
     rows = []
     for concurrency in CONCURRENCIES:
@@ -134,58 +155,68 @@ def _tables(
             side: Times(tuple(second for load in loads[side, concurrency] for second in load.latencies.seconds))
             for side in ("served", "bare")
         }
-        added = [(latencies["served"].percentile(p) - latencies["bare"].percentile(p)) * 1e3 for p in (50, 95, 99)]
+        percentiles = {p: [latencies[side].percentile(p) * 1e3 for side in ("served", "bare")] for p in (50, 95, 99)}
         throughput = [load.throughput for load in served]
         rows.append(
             [
                 concurrency,
-                f"{Times(tuple(throughput)).median:.3g}",
-                f"{Times(tuple(bare[concurrency])).median:.3g}",
+                spread(throughput),
+                spread(bare[concurrency]),
                 ratio(throughput, best),
-                f"{latencies['served'].median * 1e3:.4g}",
-                *(f"{value:+.3g}" for value in added),
+                *(f"{with_server:.4g} ({with_server - without:+.3g})" for with_server, without in percentiles.values()),
                 f"{sum(load.cpu_seconds for load in served) / sum(load.seconds for load in served):.2f}",
             ]
         )
-    headings = [
-        "concurrency",
-        "served/s",
-        "bare/s",
-        "served / best bare",
-        "p50 ms",
-        "added p50",
-        "p95",
-        "p99",
-        "CPU/wall",
-    ]
-    models = [
-        [
-            name,
-            each.requests,
-            f"{each.requests / max(1, each.executions):.2f}",
-            *(
-                f"{value / each.requests:.2f}"
-                for value in (each.queue_ms, each.input_ms, each.infer_ms, each.output_ms)
-            ),
-        ]
-        for name, each in sorted(spent.items(), key=lambda item: -item[1].infer_ms)
-    ]
+    headings = ["concurrency", "served/s", "bare/s", "served / best bare"]
+    headings += [f"p{percent} ms (added)" for percent in (50, 95, 99)] + ["server's CPUs at work"]
+    return table(headings, rows)
+
+
+def _models(spent: Mapping[int, Sequence[Statistics]]) -> str:
+    """What each model did at each concurrency, all rounds together."""
+    rows = []
+    for concurrency, rounds in spent.items():
+        totals: dict[str, serving.ModelStatistics] = {}
+        for each in rounds:
+            for name, statistics in each.items():
+                totals[name] = totals.get(name, serving.NOTHING) + statistics
+        for name, total in sorted(totals.items(), key=lambda item: -item[1].infer_ms):
+            parts = (total.queue_ms, total.input_ms, total.infer_ms, total.output_ms)
+            batch = f"{total.requests / max(1, total.executions):.2f}"
+            rows.append([concurrency, name, total.requests, batch, *(f"{ms / total.requests:.2f}" for ms in parts)])
+    headings = ["concurrency", "model", "requests", "batch", "queue", "input", "compute", "output"]
+    return f"The server's own statistics, ms per request of the model:\n\n{table(headings, rows)}"
+
+
+def copies(sizes: Mapping[str, int], names: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(hop, bytes, copies) of one request: counted by hand along the way that each tensor takes, not measured.
+
+    Triton's ensemble asks a step for all its outputs, also for those that no later step of the request takes, so RGB is
+    copied by every request (seen in `requested_output_names` of Triton 24.10).
+
+    Args:
+        sizes: bytes of each tensor by name.
+        names: metrics asked for.
+    """
+    takers = {
+        PIXELS.name: ["clip_image"] * bool({"clip", "aesthetic"} & set(names)),
+        INPUT_IDS.name: ["clip_text"] * ("clip" in names),
+        RGB.name: [name for name in ("sam_clip", "iqa") if name in names],
+    }
+    hops = [(f"{IMAGE.name}: client -> preprocess", sizes[IMAGE.name], FILE_COPIES)]
+    for tensor, steps in takers.items():
+        # A network's backend joins the requests of a batch, which copies once more, also for a batch of one.
+        taken = sum(TAKER_COPIES + (step in ("clip_image", "clip_text")) for step in steps)
+        where = f"{tensor}: preprocess -> {', '.join(steps) or 'nobody'}"
+        hops.append((where, sizes[tensor], MAKER_COPIES + taken))
+    return hops
+
+
+def _copied(sizes: Mapping[str, int], names: Sequence[str]) -> str:
+    hops = copies(sizes, names)
+    rows = [[hop, f"{size / 1e6:.2f}", count, f"{size * count / 1e6:.2f}"] for hop, size, count in hops]
+    rows.append(["in all", "", "", f"{sum(size * count for _, size, count in hops) / 1e6:.2f}"])
     return (
-        f"{', '.join(names)}; one JPEG of {file_bytes / 1e3:.0f} kB, 1024 x 1024; {rounds} rounds in turns\n\n"
-        f"{table(headings, rows)}\n\nThe server's own statistics over all of this, ms per request:\n\n"
-        f"{table(['model', 'requests', 'batch', 'queue', 'input', 'compute', 'output'], models)}"
+        "Bytes copied in user space for one request, counted from the tensors' sizes and ways (`overhead.copies`), "
+        f"without embeddings and single numbers:\n\n{table(['hop', 'MB', 'copies', 'MB copied'], rows)}"
     )
-
-
-def _copied(file: int, pixels: int, rgb: int, ids: int, names: Sequence[str]) -> str:
-    """Tensors are copied into shared memory by the step that makes them and again for each step that takes them."""
-    hops = [
-        ("file: client -> server -> preprocess", 3 * file),
-        (f"{PIXELS.name}: preprocess -> clip_image", 2 * pixels),
-    ]
-    hops += [(f"{INPUT_IDS.name}: preprocess -> clip_text", 2 * ids)] if "clip" in names else []
-    takers = [name for name in ("sam_clip", "iqa") if name in names]
-    hops += [(f"{RGB.name}: preprocess -> {', '.join(takers)}", (1 + len(takers)) * rgb)] if takers else []
-    rows = [[hop, f"{count / 1e6:.2f}"] for hop, count in hops]
-    rows.append(["in all, but for embeddings and numbers", f"{sum(count for _, count in hops) / 1e6:.2f}"])
-    return f"Bytes copied per request, from the tensors' sizes:\n\n{table(['hop', 'MB'], rows)}"

@@ -26,6 +26,7 @@ SIDES_PX = (256, 512, 1024, 2048, 4096)
 STREAM_CONCURRENCY = 8
 STREAM_PICTURES = 50  # distinct ones
 MEMORY_SAMPLES = 20
+STREAM_LENGTH = click.IntRange(min=0)
 
 
 @click.command()
@@ -33,33 +34,45 @@ MEMORY_SAMPLES = 20
 @options.rounds(3)
 @click.option("--metrics", default="clip", show_default=True)
 @click.option("--requests", "per_round", default=32, show_default=True, type=click.IntRange(min=16), help="A round.")
-@click.option("--stream", "streamed", default=20_000, show_default=True, help="Requests of the stream; 0: none.")
+@click.option(
+    "--stream",
+    "streamed",
+    type=STREAM_LENGTH,
+    default=20_000,
+    show_default=True,
+    help="Requests of the stream; 0: none.",
+)
 @options.reported("scale")
 def command(
     profile: str,
     repository: Path | None,
     precision: tuple[str, ...],
+    without_parts: tuple[str, ...],
     overrides: tuple[str, ...],
     random_weights: bool,
     rounds: int,
     metrics: str,
     per_round: int,
     streamed: int,
-) -> str:
+) -> options.Report:
     """Throughput and latency over batch size, concurrency and image size, and memory over a stream.
 
     Example: python -m benchmarks scale --profile starter --metrics clip --stream 20000
     """
-    names = tuple(metrics.split(","))
+    if 0 < streamed < MEMORY_SAMPLES:
+        raise click.UsageError(f"--stream: got {streamed}; allowed: 0, or {MEMORY_SAMPLES} or more")
     with (
-        serving.setup(profile, repository, precision, overrides, random_weights) as setup,
+        serving.setup(profile, repository, precision, without_parts, overrides, random_weights) as setup,
         serving.served(setup) as running,
     ):
+        names = setup.check(metrics)
         transport = GrpcTransport(running.url)
         grid = _grid(transport, names, rounds, per_round, lambda: serving.cpu_seconds(running))
         transport.close()
-        memory = _memory(running, names, streamed) if streamed else ""
-    return f"{setup.notice}\n{metrics}; {rounds} rounds of {per_round} requests in turns\n\n{grid}\n\n{memory}"
+        memory = _memory(running, names, streamed) if streamed else "No stream."
+    return options.Report(
+        f"{setup.notice}\n{metrics}; {rounds} rounds of {per_round} requests in turns\n\n{grid}\n\n{memory}"
+    )
 
 
 def _grid(
@@ -97,7 +110,7 @@ def _grid(
 
 
 def _memory(running: EmbeddedServer, names: tuple[str, ...], count: int) -> str:
-    every = max(1, count // MEMORY_SAMPLES)
+    every = count // MEMORY_SAMPLES
     rows: list[tuple[int, int, int]] = []
     start = time.perf_counter()
     with Client(running.url, timeout_s=TIMEOUT_S) as client:

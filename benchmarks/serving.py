@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 import threading
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import click
 
+from imgeval.client import check_metrics
+from imgeval.contract import DETAILS_MODEL, METRIC_NAMES
 from imgeval.embedded import paths, server
-from imgeval_export.repository import BuildOptions, build, read_manifest
+from imgeval_export.repository import BuildOptions, build, options_of, read_manifest
 
 START_TIMEOUT_S = 900.0  # the first answer of profile cpu takes a minute on two cores
 SAMPLE_INTERVAL_S = 0.5
@@ -29,6 +32,24 @@ class Setup:
     weights: Path
 
     @property
+    def options(self) -> BuildOptions:
+        """What the repository was built with."""
+        return options_of(read_manifest(self.repository))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that the repository serves."""
+        card = json.loads((self.repository / DETAILS_MODEL / "1" / "card.json").read_text(encoding="utf-8"))
+        return tuple(name for name in METRIC_NAMES if name in card["models"])
+
+    def check(self, metrics: str) -> tuple[str, ...]:
+        """The metrics of "a,b", all of which the repository must serve."""
+        names = check_metrics([name.strip() for name in metrics.split(",")])
+        if absent := [name for name in names if name not in self.metrics]:
+            raise click.UsageError(f"--metrics: got {absent[0]}; this repository serves {', '.join(self.metrics)}")
+        return names
+
+    @property
     def notice(self) -> str:
         kind = read_manifest(self.repository).get("weights_kind")
         return "" if kind == "published" else f"weights are {kind}: these are speeds, and nothing here is a score\n"
@@ -36,16 +57,29 @@ class Setup:
 
 @contextlib.contextmanager
 def setup(
-    profile: str, repository: Path | None, precision: tuple[str, ...], overrides: tuple[str, ...], random_weights: bool
+    profile: str,
+    repository: Path | None,
+    precision: tuple[str, ...],
+    without_parts: tuple[str, ...],
+    overrides: tuple[str, ...],
+    random_weights: bool,
 ) -> Iterator[Setup]:
     """The given repository, or one built for the time being, without caches: they would answer repeated work."""
     if repository is not None:
         found = read_manifest(repository)
         if not found:
             raise click.UsageError(f"--repository: {repository} is no model repository")
+        if found.get("options", {}).get("cache_mib", 0):
+            raise click.UsageError(f"--repository: {repository} was built with caches; build it with --cache-mib 0")
         yield Setup(repository, found["profile"], paths.weights())
         return
-    options = BuildOptions(overrides=overrides, precision=precision, random_weights=random_weights, cache_mib=0)
+    options = BuildOptions(
+        overrides=overrides,
+        without_parts=without_parts,
+        precision=precision,
+        random_weights=random_weights,
+        cache_mib=0,
+    )
     with tempfile.TemporaryDirectory(prefix="imgeval-benchmark-") as scratch:
         built = build(profile, Path(scratch) / "repository", paths.weights(), _say, options)
         yield Setup(built, profile, paths.weights())
@@ -143,6 +177,9 @@ class ModelStatistics:
     input_ms: float
     infer_ms: float
     output_ms: float
+
+    def __add__(self, other: ModelStatistics) -> ModelStatistics:
+        return ModelStatistics(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
 
     def __sub__(self, before: ModelStatistics) -> ModelStatistics:
         return ModelStatistics(*(getattr(self, name) - getattr(before, name) for name in vars(self)))

@@ -15,6 +15,8 @@ from benchmarks import options, serving
 from benchmarks.document import table
 from benchmarks.timing import Times, in_turns
 
+SERVER_STARTS = 3  # at most: each loads every model
+
 
 @click.command()
 @options.repository_options
@@ -24,19 +26,20 @@ def command(
     profile: str,
     repository: Path | None,
     precision: tuple[str, ...],
+    without_parts: tuple[str, ...],
     overrides: tuple[str, ...],
     random_weights: bool,
     rounds: int,
-) -> str:
+) -> options.Report:
     """Times from a command to its answer, each in a process of its own.
 
     Example: python -m benchmarks start --profile starter
     """
     image = str(Path(__file__).parent.parent / "examples" / "coffee.jpg")
     scripts = Path(sys.executable).parent
-    with serving.setup(profile, repository, precision, overrides, random_weights) as setup:
+    with serving.setup(profile, repository, precision, without_parts, overrides, random_weights) as setup:
         starts = []
-        for _ in range(3):
+        for _ in range(min(rounds, SERVER_STARTS)):
             begin = time.perf_counter()
             with serving.served(setup):
                 starts.append(time.perf_counter() - begin)
@@ -52,7 +55,7 @@ def command(
             times = in_turns({name: _runner(line) for name, line in commands.items()}, rounds)
     rows = [[name, each.in_ms()] for name, each in times.items()]
     rows.insert(3, ["server start to its first answer, all metrics", Times(tuple(starts)).in_ms()])
-    return f"{setup.notice}\n{table(['what', 'ms, median (quartiles)'], rows)}"
+    return options.Report(f"{setup.notice}\n{table(['what', 'ms, median (quartiles)'], rows)}")
 
 
 def _runner(line: list[str]) -> Callable[[], object]:

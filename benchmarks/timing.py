@@ -28,7 +28,7 @@ class Times:
 
     def in_ms(self) -> str:
         """Median and quartiles, "12.3 (11.9-13.1)"."""
-        return "{:.3g} ({:.3g}-{:.3g})".format(*(self.percentile(percent) * 1e3 for percent in (50, 25, 75)))
+        return spread([second * 1e3 for second in self.seconds])
 
 
 def in_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
@@ -43,6 +43,12 @@ def in_turns(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
             sides[name]()
             taken[name].append(time.perf_counter() - start)
     return {name: Times(tuple(seconds)) for name, seconds in taken.items()}
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median and quartiles of anything, "12.3 (11.9-13.1)"."""
+    each = Times(tuple(values))
+    return f"{each.median:.3g} ({each.percentile(25):.3g}-{each.percentile(75):.3g})"
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> str:

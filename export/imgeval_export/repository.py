@@ -58,7 +58,7 @@ def ensure(profile_name: str, output: Path, weights_dir: Path, progress: Progres
         BuildError: as `build`.
     """
     there = read_manifest(output)
-    options = _options_of(there)
+    options = options_of(there)
     if there.get("key") != _key(chosen_profile(profile_name, options)):
         build(profile_name, output, weights_dir, progress, options)
     return output
@@ -83,7 +83,7 @@ class BuildOptions:
     cache_mib: int = caches.DEFAULT_MIB  # for each model that keeps what it has computed; 0: none does
 
 
-def _options_of(manifest: dict[str, Any]) -> BuildOptions:
+def options_of(manifest: dict[str, Any]) -> BuildOptions:
     """What a repository was built with; what this version does not know is left out."""
     known = {field.name for field in fields(BuildOptions)}
     stored: dict[str, Any] = {name: value for name, value in manifest.get("options", {}).items() if name in known}

@@ -89,7 +89,7 @@ class SamClip:
         embedded = iter(self.cache.values(images, self.cache.key, self._segments))
         segments = [next(embedded) if words else NO_SEGMENTS for words in keywords]
         words = [each.word for found, cuts in zip(keywords, segments, strict=True) if cuts.described for each in found]
-        word_vectors = iter(_embed(self.embed_texts, self.text_tokenizer, words) if words else ())
+        word_vectors = iter(self.texts(words) if words else ())
         results = []
         for found, cuts in zip(keywords, segments, strict=True):
             if not cuts.described:
@@ -111,6 +111,10 @@ class SamClip:
             EmbeddedSegments(tuple(map(DescribedSegment.of, found)), rows)
             for found, rows in zip(segments, np.split(vectors, ends[:-1]), strict=True)
         ]
+
+    def texts(self, words: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D), the text tower's vector of each word; N >= 1."""
+        return _embed(self.embed_texts, self.text_tokenizer, words)
 
     def keywords(self, prompts: Sequence[str]) -> list[tuple[Keyword, ...]]:
         """The keywords of each prompt, best first."""
