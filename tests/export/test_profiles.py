@@ -23,9 +23,11 @@ def models(name: str, options: BuildOptions) -> dict[str, pb.ModelConfig]:
     return {each.name: text_format.Parse(configs.model_text(each), pb.ModelConfig()) for each in profile.models}
 
 
-@pytest.mark.parametrize("name", profiles.NAMES)
-def test_every_step_of_every_profile_is_fed(name: str) -> None:
-    profile = chosen_profile(name, BuildOptions())
+@pytest.mark.parametrize(
+    ("name", "without"), [*((name, ()) for name in profiles.NAMES), ("cpu", ("iqa",)), ("full", ("iqa", "qalign"))]
+)
+def test_every_step_of_every_profile_is_fed(name: str, without: tuple[str, ...]) -> None:
+    profile = chosen_profile(name, BuildOptions(without_parts=without))
     ensemble = text_format.Parse(configs.ensemble_text(profile.models, {}), pb.ModelConfig())
     steps = ensemble.ensemble_scheduling.step
     made = {"IMAGE", "PROMPT"}.union(*(step.output_map.values() for step in steps))

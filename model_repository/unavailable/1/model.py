@@ -3,16 +3,20 @@
 import math
 
 from imgeval import serving
-from imgeval.contract import SIZE, for_combine, metric_tensor
+from imgeval.contract import METRIC_DETAILS, SIZE, for_combine, metric_tensor
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        tensors = [metric_tensor(name) for name in serving.settings(args)["metrics"]]
-        self.outputs = [each.name for tensor in tensors for each in (tensor, for_combine(tensor))]
+        metrics = serving.settings(args)["metrics"]
+        values = [metric_tensor(name) for name in metrics]
+        explanations = [METRIC_DETAILS[name] for name in metrics if name in METRIC_DETAILS]
+        self.answers = {}
+        for tensors, content in ((values, serving.scalar(math.nan)), (explanations, serving.to_json({}))):
+            self.answers |= {each.name: content for tensor in tensors for each in (tensor, for_combine(tensor))}
 
     def execute(self, requests):
         return serving.serve("unavailable", requests, (SIZE.name,), self.answer)
 
     def answer(self, items):
-        return [{name: serving.scalar(math.nan) for name in self.outputs} for _ in items]
+        return [self.answers for _ in items]
