@@ -32,7 +32,7 @@ SIDE_PX = 512
 @options.reported("repeat")
 def command(
     profile: str, precision: tuple[str, ...], overrides: tuple[str, ...], random_weights: bool, rounds: int
-) -> str:
+) -> options.Report:
     """Requests for all metrics that repeat an image, a prompt, or nothing.
 
     Example: python -m benchmarks repeat --profile starter
@@ -50,9 +50,9 @@ def command(
             for transport in transports.values():
                 transport.close()
     headings = ["what repeats", "caches off, ms", "caches on, ms", "off / on"]
-    return (
-        f"{setups[0].notice}\nSCORE and DETAILS of {SIDE_PX} x {SIDE_PX} px JPEGs, one at a time, two servers in "
-        f"turns, medians (and quartiles) of {rounds} rounds\n\n{table(headings, rows)}"
+    return options.Report(
+        f"{setups[0].notice}\nSCORE and DETAILS of {SIDE_PX} x {SIDE_PX} px JPEGs, one at a time, two servers in turns, "
+        f"medians (and quartiles) of {rounds} rounds\n\n{table(headings, rows)}"
     )
 
 
