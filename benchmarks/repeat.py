@@ -51,8 +51,8 @@ def command(
                 transport.close()
     headings = ["what repeats", "caches off, ms", "caches on, ms", "off / on"]
     return options.Report(
-        f"{setups[0].notice}\nSCORE and DETAILS of {SIDE_PX} x {SIDE_PX} px JPEGs, one at a time, two servers in turns, "
-        f"medians (and quartiles) of {rounds} rounds\n\n{table(headings, rows)}"
+        f"{setups[0].notice}\nSCORE and DETAILS of {SIDE_PX} x {SIDE_PX} px JPEGs, one at a time, on two servers in "
+        f"turns, medians (and quartiles) of {rounds} rounds\n\n{table(headings, rows)}"
     )
 
 
