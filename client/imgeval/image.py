@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from imgeval.contract import IMAGE, IMAGE_FORMATS, MAX_ENCODED_BYTES, MAX_PIXELS, MIN_SIDE_PX
 from imgeval.errors import InvalidInputError
+from imgeval.fast_jpeg import decode_colour
 from imgeval.file_structure import gif_frames, jpeg_scans, tiff_frames
 from imgeval.resample import reduce_rows
 
@@ -136,7 +137,11 @@ def _decode_opened(image: Image.Image, data: bytes) -> DecodedImage:
     raw_mode = _raw_mode(image)  # Pillow forgets it on loading
     # Pillow turns a TIFF itself while loading it; what it leaves (every other format) is turned below.
     stored = _orientation(image) if source_format == "TIFF" else 1
-    image.load()
+    # MPO is Pillow's name for a JPEG with further images behind the first; many phones write it.
+    kind = "JPEG" if source_format == "MPO" else source_format
+    array = decode_colour(data, *image.size) if kind == "JPEG" and source_mode == "RGB" else None
+    if array is None:
+        image.load()
     pending = _orientation(image)
     count = {"GIF": gif_frames, "TIFF": tiff_frames}.get(source_format)
     frames = count(data) if count else getattr(image, "n_frames", 1)
@@ -150,12 +155,11 @@ def _decode_opened(image: Image.Image, data: bytes) -> DecodedImage:
     if orientation != 1:
         actions.append(f"EXIF orientation {orientation} applied")
     if pending != 1:
-        rgb = rgb.transpose(_TURNS[pending])
+        rgb = (rgb if array is None else Image.fromarray(array)).transpose(_TURNS[pending])
+        array = None
 
-    array = _array(rgb)
+    array = _array(rgb) if array is None else array
     array.setflags(write=False)
-    # MPO is Pillow's name for a JPEG with further images behind the first; many phones write it.
-    kind = "JPEG" if source_format == "MPO" else source_format
     info = ImageInfo(kind, source_mode, *rgb.size, len(data), orientation, alpha, frames, tuple(actions))
     return DecodedImage(array, info)
 
