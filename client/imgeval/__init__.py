@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ServerFailedError,
         ServerUnavailableError,
     )
+    from imgeval.many import Outcome
     from imgeval.result import MetricValue, Result
 
 __all__ = [
@@ -33,10 +34,18 @@ __all__ = [
     "ImgevalError",
     "InvalidInputError",
     "MetricValue",
+    "Outcome",
     "Result",
     "ServerFailedError",
     "ServerUnavailableError",
 ]
+
+_MODULES = {  # of the names that are no errors
+    "Client": "client",
+    "MetricValue": "result",
+    "Outcome": "many",
+    "Result": "result",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -44,5 +53,5 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = {"Client": "client", "Result": "result", "MetricValue": "result"}.get(name, "errors")
+    module = _MODULES.get(name, "errors")
     return getattr(importlib.import_module(f"imgeval.{module}"), name)

@@ -68,7 +68,7 @@ def score(
 
     Example: imgeval-client score photo.jpg "a cup of coffee on a wooden table" --metrics clip,iqa --json
     """
-    from imgeval.client import check_metrics, check_prompt, encode_image, image_label
+    from imgeval.inputs import check_metrics, check_prompt, encode_image, image_label
 
     names = check_metrics(None if metrics is None else [name for name in map(str.strip, metrics.split(",")) if name])
     check_prompt(prompt)
