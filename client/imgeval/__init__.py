@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imgeval.client import Client
+    from imgeval.compare import Matrix, Ranked, Ranking
     from imgeval.errors import (
         BuildError,
         DeadlineExceededError,
@@ -33,8 +34,11 @@ __all__ = [
     "EmbeddedServerError",
     "ImgevalError",
     "InvalidInputError",
+    "Matrix",
     "MetricValue",
     "Outcome",
+    "Ranked",
+    "Ranking",
     "Result",
     "ServerFailedError",
     "ServerUnavailableError",
@@ -42,8 +46,11 @@ __all__ = [
 
 _MODULES = {  # of the names that are no errors
     "Client": "client",
+    "Matrix": "compare",
     "MetricValue": "result",
     "Outcome": "many",
+    "Ranked": "compare",
+    "Ranking": "compare",
     "Result": "result",
 }
 

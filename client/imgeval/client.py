@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgeval import many
+from imgeval import compare, many
+from imgeval.compare import COSINE, Matrix, Ranking
 from imgeval.contract import (
     DETAILS,
     DETAILS_MODEL,
@@ -28,7 +29,7 @@ from imgeval.contract import (
 from imgeval.errors import DeadlineExceededError, ServerFailedError
 from imgeval.inputs import check_metrics, check_prompt, encode_image, image_label
 from imgeval.many import DEFAULT_CONCURRENCY, Outcome
-from imgeval.result import Result
+from imgeval.result import SCORE, Result
 from imgeval.transport import GrpcTransport, Transport
 
 if TYPE_CHECKING:
@@ -132,6 +133,63 @@ class Client:
             Exception: whatever `pairs` raises, after the outcomes of what it gave.
         """
         return many.score_many(self, pairs, check_metrics(metrics), concurrency, ordered)
+
+    def rank(
+        self, prompt: str, images: Sequence[ImageLike], *, by: str = SCORE, metrics: Sequence[str] | None = None
+    ) -> Ranking:
+        """Which of several images is the best for a prompt; the best comes first.
+
+        An image that cannot be scored is a row with its error, and comes last. Where `clip` is computed, each row has
+        the probability with which CLIP would choose its image (see `Ranked`).
+
+        Args:
+            prompt: as for `score`.
+            images: one or more, each as for `score`.
+            by: "score", or the metric to go by; only that one is computed unless `metrics` says more.
+            metrics: as for `score`.
+
+        Raises:
+            InvalidInputError: a prompt, `by` or metric name that is not allowed, or no image at all.
+            ServerUnavailableError: no server is reachable and ready.
+        """
+        return compare.rank(self, prompt, images, by, metrics)
+
+    def match(
+        self,
+        image: ImageLike,
+        prompts: Sequence[str],
+        *,
+        by: str = COSINE,
+        metrics: Sequence[str] | None = None,
+        label: str | None = None,
+    ) -> Ranking:
+        """Which of several prompts fits an image; the best comes first, each with its probability (see `Ranked`).
+
+        A prompt that cannot be scored is a row with its error, and comes last.
+
+        Args:
+            image: as for `score`.
+            prompts: one or more.
+            by: the metric to go by, or "score"; only that one is computed unless `metrics` says more.
+            metrics: as for `score`.
+            label: as for `score`.
+
+        Raises:
+            InvalidInputError: an image, `by` or metric name that is not allowed, or no prompt at all.
+            ServerUnavailableError: no server is reachable and ready.
+        """
+        return compare.match(self, image, prompts, by, metrics, label)
+
+    def matrix(
+        self, images: Sequence[ImageLike], prompts: Sequence[str], *, metrics: Sequence[str] | None = None
+    ) -> Matrix:
+        """Every image against every prompt: rows and columns of results, or of the errors that stand for them.
+
+        Raises:
+            InvalidInputError: a metric name that is not allowed, no image or no prompt.
+            ServerUnavailableError: no server is reachable and ready.
+        """
+        return compare.matrix(self, images, prompts, metrics)
 
     def _details(self, request: dict[Tensor, bytes], metrics: tuple[str, ...], deadline: float) -> dict[str, Any]:
         inputs = {tensor.name: np.array([[value]], dtype=np.object_) for tensor, value in request.items()}

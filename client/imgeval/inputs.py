@@ -101,18 +101,25 @@ def image_label(image: ImageLike) -> str:
     return name.decode("utf-8", "replace")  # a file name may be any bytes, and JSON is UTF-8
 
 
+def prompt_label(prompt: object) -> str:
+    """What an outcome calls this prompt, which may be none that can be sent: text that is valid UTF-8."""
+    text = prompt if isinstance(prompt, str) else repr(prompt)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _read(path: Path) -> bytes:
+    label = image_label(path)
     try:
         if path.is_dir():
-            raise InvalidInputError("IMAGE", f"{path} is a directory; allowed: an image file")
+            raise InvalidInputError("IMAGE", f"{label} is a directory; allowed: an image file")
         with path.open("rb") as file:
             content = file.read(MAX_ENCODED_BYTES + 1)  # not its size first: a pipe has none
             size = max(len(content), os.fstat(file.fileno()).st_size)
     except FileNotFoundError as error:
-        raise InvalidInputError("IMAGE", f"{path} does not exist") from error
+        raise InvalidInputError("IMAGE", f"{label} does not exist") from error
     except (OSError, ValueError) as error:
-        raise InvalidInputError("IMAGE", f"{path} cannot be read: {error}") from error
-    return _checked(content, str(path), size)
+        raise InvalidInputError("IMAGE", f"{label} cannot be read: {error}") from error
+    return _checked(content, label, size)
 
 
 def _checked(content: bytes, label: str, size: int | None = None) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imgeval.errors import ImgevalError, InvalidInputError, ServerUnavailableError
-from imgeval.inputs import encode_image, image_label
+from imgeval.inputs import encode_image, image_label, prompt_label
 
 if TYPE_CHECKING:
     from imgeval.client import Client
@@ -122,7 +122,7 @@ def _task(client: Client, pair: tuple[Any, str], metrics: tuple[str, ...]) -> Ta
     except (TypeError, ValueError):
         problem = f"got {type(pair).__name__}; allowed: (image, prompt)"
         return refused(InvalidInputError("pair", problem), f"<{type(pair).__name__}>", "")
-    label, text = image_label(image), prompt if isinstance(prompt, str) else repr(prompt)
+    label, text = image_label(image), prompt_label(prompt)
     if not isinstance(image, (str, os.PathLike)):
         try:
             image = encode_image(image)
