@@ -104,7 +104,9 @@ def iqa(source: str) -> Model:
 def unavailable(metrics: Sequence[str]) -> Model:
     """NaN for the metrics that a profile has no model for, and nothing said of them: the ensemble promises both."""
     outputs = tuple(
-        each for name in metrics for each in (_explained(name) if name in METRIC_DETAILS else _both(metric_tensor(name)))
+        each
+        for name in metrics
+        for each in (_explained(name) if name in METRIC_DETAILS else _both(metric_tensor(name)))
     )
     return Model("unavailable", "python", (SIZE,), outputs)
 
