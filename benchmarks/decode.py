@@ -21,9 +21,9 @@ PHOTO = 1  # of `pictures.photos`
 
 def plain(data: bytes) -> NDArray[np.float32]:
     """Pillow as a transform uses it: open, load, convert, resize, crop, normalise; (3, 224, 224)."""
-    image: Image.Image = Image.open(io.BytesIO(data))
-    image.load()
-    image = image.convert("RGB")
+    opened = Image.open(io.BytesIO(data))
+    opened.load()
+    image = opened.convert("RGB")
     side, short = CLIP_PIXELS.resize_px, min(image.size)
     width, height = (int(side * length / short) for length in image.size)
     image = image.resize((width, height), Image.Resampling.BICUBIC)

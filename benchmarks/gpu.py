@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from benchmarks import options, pictures
 from benchmarks.document import table
-from benchmarks.needed import Recorder, needed
+from benchmarks.needed import Recorder, needed, qalign_flops
 from benchmarks.overhead import TIMEOUT_S, run_load
 from benchmarks.timing import Times, spread
 from imgeval.client import DEFAULT_URL
@@ -22,9 +23,6 @@ from imgeval.transport import GrpcTransport
 ALL = "all"
 PHOTOS = 4
 SIDE_PX = 1024
-# Both of Q-Align's tasks for one image as upstream computes them (pyiqa, counted by hand: vision tower, 32 layers for
-# two prompts); torch serves it, so there is no ONNX file to count. Asking for one of the two computes both.
-QALIGN_FLOPS = 3.3e12
 PEAK_SIDE = 8192  # of square matrices that keep any GPU of today busy
 PEAK_PRODUCTS = 20
 PEAK_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -118,12 +116,13 @@ def _limit(name: str, speeds: list[float], flops: Mapping[str, float], peak: flo
 
 
 def _flops(repository: Path, image: bytes, prompt: str) -> dict[str, float]:
-    """FLOPs of each metric for one image, as the networks of a repository compute it; of all together, no repeats."""
+    """FLOPs of each metric for one image."""
     recorder = Recorder(repository)
-    flops = {"qalign_quality": QALIGN_FLOPS, "qalign_aesthetic": QALIGN_FLOPS}
-    for name in ("aesthetic", "clip", "sam_clip"):
-        flops[name] = sum(needed(recorder, image, prompt, name).flops.values())
-    return flops
+    flops = {
+        name: sum(needed(recorder, image, prompt, name).flops.values()) for name in ("aesthetic", "clip", "sam_clip")
+    }
+    both = qalign_flops()  # asking for one of the two computes both
+    return {**flops, "qalign_quality": both, "qalign_aesthetic": both}
 
 
 def _peak(precision: str) -> Callable[[], float] | None:
@@ -139,13 +138,12 @@ def _peak(precision: str) -> Callable[[], float] | None:
 
     def measure() -> float:
         torch.mm(left, left)
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        start.record()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
         for _ in range(PEAK_PRODUCTS):
             torch.mm(left, left)
-        end.record()
         torch.cuda.synchronize()
-        return float(PEAK_PRODUCTS * 2.0 * PEAK_SIDE**3 / (start.elapsed_time(end) / 1e3))
+        return PEAK_PRODUCTS * 2.0 * PEAK_SIDE**3 / (time.perf_counter() - start)
 
     return measure
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from benchmarks.bare import Bare
 from benchmarks.flops import flops
 
+QALIGN_TOKENS = ((16, 14), (18, 16))  # before and after the image, for quality and for aesthetics
+
 
 @dataclass(frozen=True)
 class Call:
@@ -99,3 +101,24 @@ def precision_of(bare: Bare, model: str) -> str:
 def every_mask() -> NDArray[np.float32]:
     """MIN_IOU with which SAM's decoder draws all masks, which is what `flops` counts by default."""
     return np.array([-np.inf], np.float32)
+
+
+def qalign_flops() -> float:
+    """FLOPs of both of Q-Align's tasks for one image, at the published sizes: counted without weights, by torch."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from imgeval.metrics.qalign.config import QAlignConfig
+    from imgeval.metrics.qalign.model import QAlignModel
+    from imgeval.metrics.qalign.prompts import PromptIds, TaskPrompt
+
+    # Only the lengths count; those of the published prompts are about these, and a token more is 1 % more.
+    quality, aesthetics = (TaskPrompt((1, *[2] * (before - 1)), (2,) * after) for before, after in QALIGN_TOKENS)
+    config = QAlignConfig()
+    side = config.vision.image_px
+    with torch.device("meta"):
+        model = QAlignModel(config).eval().requires_grad_(False)
+        prompts = model.encode(PromptIds(quality, aesthetics, (2, 3, 4, 5, 6)))
+        with FlopCounterMode(display=False) as counter:
+            model.logits(torch.empty(1, 3, side, side), prompts)
+    return float(counter.get_total_flops())
