@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.hostile import hostile_images, saved
 
 from imgeval import fast_jpeg, image
 from imgeval.errors import InvalidInputError
 from imgeval.fast_jpeg import decode_colour
 from imgeval.image import decode
+from tests.hostile import hostile_images, saved
 
 simplejpeg = pytest.importorskip("simplejpeg")
 HOSTILE = dict(hostile_images())
