@@ -243,5 +243,5 @@ def test_a_proxy_in_the_environment_does_not_hide_this_machine(
 
 
 def test_pings_stay_below_what_a_triton_server_takes() -> None:
-    """Its `--grpc-http2-min-recv-ping-interval-without-data` is 300,000 ms by default; more pings end the connection."""
+    """Its `--grpc-http2-min-recv-ping-interval-without-data` is 300,000 ms by default; more pings end a connection."""
     assert transport.KEEPALIVE_TIME_MS > 300_000
