@@ -43,7 +43,10 @@ _TRNS_SCALE = {"L;2": 255 / 3, "L;4": 255 / 15, "RGB;16B": 1 / 256}
 _MAX_JPEG_SCANS = 100  # usual progressive files have about 10
 _MAX_ASPECT = 64  # long side / short side of what is resized whole
 _BAND_ROWS = 128  # of an image copied to an array; a band stays in the processor's cache
-_MIN_REDUCTION = 2  # from here on `reduce_rows` is faster than Pillow
+_MIN_REDUCTION = 3  # from here on `reduce_rows` is faster than Pillow
+_MAX_TALL = (
+    2  # height / width up to where every Pillow resizes rows first; from 13 on it does the columns of taller ones
+)
 _ALLOWED = f"a whole {', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]} file"
 
 
@@ -274,7 +277,8 @@ def resize_crop(rgb: Pixels, *, resize_px: int, crop_px: int) -> Pixels:
         long -= 2 * surplus
     width, height = (resize_px if side == short else int(resize_px * long / short) for side in rgb.shape[1::-1])
     left, top = (_centre_offset(side, crop_px) for side in (width, height))
-    if rgb.shape[1] >= _MIN_REDUCTION * width and left >= 0 and top >= 0:
+    reduced_much = rgb.shape[1] >= _MIN_REDUCTION * width and rgb.shape[0] < _MAX_TALL * rgb.shape[1]
+    if reduced_much and left >= 0 and top >= 0:
         rgb, width, left = _columns_resized(rgb, width, height, range(left, left + crop_px), top), crop_px, 0
     resized = Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(resized.crop((left, top, left + crop_px, top + crop_px)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 _ONE = 1 << 22  # Pillow's PRECISION_BITS: 32 - 8 bits of a sample - 2 of headroom
 _BLOCK_COLUMNS = 4  # output columns of one product; found by trial, as was the next
 _BAND_ROWS = 128  # input rows of one product: what they become stays in the processor's cache
+_MANY = 1 / 32  # of all sums: when more than these are doubtful, summing all in float64 takes less time
 
 
 def reduce_rows(rgb: Pixels, width: int, columns: range) -> Pixels:
@@ -32,21 +34,15 @@ def reduce_rows(rgb: Pixels, width: int, columns: range) -> Pixels:
     """
     height = rgb.shape[0]
     flat = rgb.reshape(height, -1)  # (H, 3 W)
-    blocks = _blocks(rgb.shape[1], width, columns)
-    first, last = blocks[0].start, blocks[-1].start + len(blocks[-1].matrix)
+    taps, blocks = _taps(rgb.shape[1], width), _blocks(rgb.shape[1], width, columns)
     result = np.empty((height, 3 * len(columns)), np.uint8)
-    samples = np.empty((_BAND_ROWS, last - first), np.float32)
-    sums = np.empty((_BAND_ROWS, 3 * len(columns)), np.float32)
     for top in range(0, height, _BAND_ROWS):
-        band = flat[top : top + _BAND_ROWS]
-        rows = len(band)
-        samples[:rows] = band[:, first:last]
-        at = 0
-        for block in blocks:
-            start, (taken, made) = block.start - first, block.matrix.shape
-            np.matmul(samples[:rows, start : start + taken], block.matrix, out=sums[:rows, at : at + made])
-            at += made
-        _round(sums[:rows], result[top : top + rows], band, _taps(rgb.shape[1], width), columns)
+        band, target = flat[top : top + _BAND_ROWS], result[top : top + _BAND_ROWS]
+        doubtful = _round(_sums(band, blocks, np.float32), target, taps.doubt)
+        if len(doubtful) > _MANY * target.size:  # as of a pattern of thin lines
+            _round(_sums(band, blocks, np.float64), target, 0.0)  # exact, as 31 bits are enough
+        else:
+            _sum_again(doubtful, target, band, taps, columns)
     return result.reshape(height, len(columns), 3)
 
 
@@ -77,16 +73,33 @@ class _Block:
     matrix: npt.NDArray[np.float32]
 
 
-def _round(sums: npt.NDArray[np.float32], result: Pixels, band: Pixels, taps: _Taps, columns: range) -> None:
-    """Round `sums` into `result` (rows, 3 columns); `band` (rows, 3 W) is what they were summed of."""
-    doubt = np.float32(taps.doubt)
-    sums += np.float32(0.5)
+def _sums(band: Pixels, blocks: tuple[_Block, ...], dtype: type[np.floating[Any]]) -> npt.NDArray[Any]:
+    """The sums of taps * samples, (rows, 3 W) to (rows, 3 columns), in levels of 255."""
+    first, last = blocks[0].start, blocks[-1].start + len(blocks[-1].matrix)
+    samples = band[:, first:last].astype(dtype)
+    sums = np.empty((len(band), sum(block.matrix.shape[1] for block in blocks)), dtype)
+    at = 0
+    for block in blocks:
+        start, (taken, made) = block.start - first, block.matrix.shape
+        matrix = block.matrix.astype(dtype, copy=False)
+        np.matmul(samples[:, start : start + taken], matrix, out=sums[:, at : at + made])
+        at += made
+    return sums
+
+
+def _round(sums: npt.NDArray[Any], result: Pixels, doubt: float) -> npt.NDArray[np.int64]:
+    """Round `sums`, which are overwritten, into `result`; returns the flat places of those within `doubt` of a half."""
+    sums += sums.dtype.type(0.5)
     floor = np.floor(sums)
     sums -= floor  # in [0, 1): near 0 and near 1 the sum itself is near a half
     result[:] = np.clip(floor, 0, 255, out=floor)
-    sums -= np.float32(0.5)
-    doubtful = np.flatnonzero(np.abs(sums, out=sums) > np.float32(0.5) - doubt)
-    row, sample = np.divmod(doubtful, sums.shape[1])
+    sums -= sums.dtype.type(0.5)
+    return np.flatnonzero(np.abs(sums, out=sums) > sums.dtype.type(0.5 - doubt))
+
+
+def _sum_again(doubtful: npt.NDArray[np.int64], result: Pixels, band: Pixels, taps: _Taps, columns: range) -> None:
+    """Put the sums at the flat places `doubtful` of `result` (rows, 3 columns) right, in integers as Pillow does."""
+    row, sample = np.divmod(doubtful, result.shape[1])
     column, channel = np.divmod(sample, 3)
     column += columns.start
     # (doubtful, longest): where padding reaches beyond the row, its taps are zero.
