@@ -1,4 +1,4 @@
-"""Pillow's bicubic reduction of rows, bit for bit, as matrix products.
+"""Pillow's bicubic resize and crop, bit for bit, with the work on large images done as matrix products.
 
 Pillow (src/libImaging/Resample.c) resizes 8-bit images in two passes, rows first. Each sample of a pass is
 
@@ -18,13 +18,37 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
+_MIN_REDUCTION = 3  # from here on `reduce_rows` is faster than Pillow
+_MAX_TALL = (
+    2  # height / width up to where every Pillow resizes rows first; from 13 on it does the columns of taller ones
+)
 _ONE = 1 << 22  # Pillow's PRECISION_BITS: 32 - 8 bits of a sample - 2 of headroom
 _BLOCK_COLUMNS = 4  # output columns of one product; found by trial, as was the next
 _BAND_ROWS = 128  # input rows of one product: what they become stays in the processor's cache
 _MANY = 1 / 32  # of all sums: when more than these are doubtful, summing all in float64 takes less time
+
+
+def resized_crop(rgb: Pixels, size: tuple[int, int], box: tuple[int, int, int, int]) -> Pixels:
+    """Pillow's resize to `size` (width, height) and crop of `box` (left, top, right, bottom): (H, W, 3) to (h, w, 3).
+
+    `box` may reach beyond the image; it is black there.
+    """
+    (width, height), (left, top, right, bottom) = size, box
+    inside = left >= 0 and top >= 0 and right <= width and bottom <= height
+    if inside and rgb.shape[1] >= _MIN_REDUCTION * width and rgb.shape[0] < _MAX_TALL * rgb.shape[1]:
+        # Only the rows of which the crop is made; the others stay black, so that the second pass finds its place.
+        scale = rgb.shape[0] / height
+        reach = 2 * max(scale, 1) + 1  # of the bicubic kernel, and 1 for rounding
+        rows = slice(max(0, int(top * scale - reach)), int(bottom * scale + reach) + 1)
+        reduced = np.zeros((rgb.shape[0], right - left, 3), np.uint8)
+        reduced[rows] = reduce_rows(rgb[rows], width, range(left, right))
+        rgb, width, left, right = reduced, right - left, 0, right - left
+    resized = Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, right, bottom)))
 
 
 def reduce_rows(rgb: Pixels, width: int, columns: range) -> Pixels:
