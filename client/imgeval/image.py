@@ -22,7 +22,7 @@ from imgeval.contract import IMAGE, IMAGE_FORMATS, MAX_ENCODED_BYTES, MAX_PIXELS
 from imgeval.errors import InvalidInputError
 from imgeval.fast_jpeg import decode_colour
 from imgeval.file_structure import gif_frames, jpeg_scans, tiff_frames
-from imgeval.resample import reduce_rows
+from imgeval.resample import resized_crop
 
 Pixels = npt.NDArray[np.uint8]
 PerChannel = tuple[float, float, float]
@@ -43,7 +43,6 @@ _TRNS_SCALE = {"L;2": 255 / 3, "L;4": 255 / 15, "RGB;16B": 1 / 256}
 _MAX_JPEG_SCANS = 100  # usual progressive files have about 10
 _MAX_ASPECT = 64  # long side / short side of what is resized whole
 _BAND_ROWS = 128  # of an image copied to an array; a band stays in the processor's cache
-_MIN_REDUCTION = 2  # from here on `reduce_rows` is faster than Pillow
 _ALLOWED = f"a whole {', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]} file"
 
 
@@ -274,24 +273,7 @@ def resize_crop(rgb: Pixels, *, resize_px: int, crop_px: int) -> Pixels:
         long -= 2 * surplus
     width, height = (resize_px if side == short else int(resize_px * long / short) for side in rgb.shape[1::-1])
     left, top = (_centre_offset(side, crop_px) for side in (width, height))
-    if rgb.shape[1] >= _MIN_REDUCTION * width and left >= 0 and top >= 0:
-        rgb, width, left = _columns_resized(rgb, width, height, range(left, left + crop_px), top), crop_px, 0
-    resized = Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(resized.crop((left, top, left + crop_px, top + crop_px)))
-
-
-def _columns_resized(rgb: Pixels, width: int, height: int, columns: range, top: int) -> Pixels:
-    """(H, W, 3) to (H, len(columns), 3): the first pass of a resize to (width, height), so far as the crop sees it.
-
-    Rows from which no row of the crop, [top, top + len(columns)) after the second pass, is made are left black.
-    """
-    scale = rgb.shape[0] / height
-    reach = 2 * max(scale, 1) + 1  # of the bicubic kernel, and 1 for rounding
-    start = max(0, int(top * scale - reach))
-    stop = min(rgb.shape[0], int((top + len(columns)) * scale + reach) + 1)
-    resized = np.zeros((rgb.shape[0], len(columns), 3), np.uint8)
-    resized[start:stop] = reduce_rows(rgb[start:stop], width, columns)
-    return resized
+    return resized_crop(rgb, (width, height), (left, top, left + crop_px, top + crop_px))
 
 
 def _centre_offset(side: int, crop: int) -> int:

@@ -1,4 +1,4 @@
-"""Pillow's bicubic reduction of rows, bit for bit, as matrix products.
+"""Pillow's bicubic resize and crop, bit for bit, with the work on large images done as matrix products.
 
 Pillow (src/libImaging/Resample.c) resizes 8-bit images in two passes, rows first. Each sample of a pass is
 
@@ -14,15 +14,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
+_MIN_REDUCTION = 3  # from here on `reduce_rows` is faster than Pillow
+_MAX_TALL = (
+    2  # height / width up to where every Pillow resizes rows first; from 13 on it does the columns of taller ones
+)
 _ONE = 1 << 22  # Pillow's PRECISION_BITS: 32 - 8 bits of a sample - 2 of headroom
 _BLOCK_COLUMNS = 4  # output columns of one product; found by trial, as was the next
 _BAND_ROWS = 128  # input rows of one product: what they become stays in the processor's cache
+_MANY = 1 / 32  # of all sums: when more than these are doubtful, summing all in float64 takes less time
+
+
+def resized_crop(rgb: Pixels, size: tuple[int, int], box: tuple[int, int, int, int]) -> Pixels:
+    """Pillow's resize to `size` (width, height) and crop of `box` (left, top, right, bottom): (H, W, 3) to (h, w, 3).
+
+    `box` may reach beyond the image; it is black there.
+    """
+    (width, height), (left, top, right, bottom) = size, box
+    inside = left >= 0 and top >= 0 and right <= width and bottom <= height
+    if inside and rgb.shape[1] >= _MIN_REDUCTION * width and rgb.shape[0] < _MAX_TALL * rgb.shape[1]:
+        # Only the rows of which the crop is made; the others stay black, so that the second pass finds its place.
+        scale = rgb.shape[0] / height
+        reach = 2 * max(scale, 1) + 1  # of the bicubic kernel, and 1 for rounding
+        rows = slice(max(0, int(top * scale - reach)), int(bottom * scale + reach) + 1)
+        reduced = np.zeros((rgb.shape[0], right - left, 3), np.uint8)
+        reduced[rows] = reduce_rows(rgb[rows], width, range(left, right))
+        rgb, width, left, right = reduced, right - left, 0, right - left
+    resized = Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, right, bottom)))
 
 
 def reduce_rows(rgb: Pixels, width: int, columns: range) -> Pixels:
@@ -32,21 +58,15 @@ def reduce_rows(rgb: Pixels, width: int, columns: range) -> Pixels:
     """
     height = rgb.shape[0]
     flat = rgb.reshape(height, -1)  # (H, 3 W)
-    blocks = _blocks(rgb.shape[1], width, columns)
-    first, last = blocks[0].start, blocks[-1].start + len(blocks[-1].matrix)
+    taps, blocks = _taps(rgb.shape[1], width), _blocks(rgb.shape[1], width, columns)
     result = np.empty((height, 3 * len(columns)), np.uint8)
-    samples = np.empty((_BAND_ROWS, last - first), np.float32)
-    sums = np.empty((_BAND_ROWS, 3 * len(columns)), np.float32)
     for top in range(0, height, _BAND_ROWS):
-        band = flat[top : top + _BAND_ROWS]
-        rows = len(band)
-        samples[:rows] = band[:, first:last]
-        at = 0
-        for block in blocks:
-            start, (taken, made) = block.start - first, block.matrix.shape
-            np.matmul(samples[:rows, start : start + taken], block.matrix, out=sums[:rows, at : at + made])
-            at += made
-        _round(sums[:rows], result[top : top + rows], band, _taps(rgb.shape[1], width), columns)
+        band, target = flat[top : top + _BAND_ROWS], result[top : top + _BAND_ROWS]
+        doubtful = _round(_sums(band, blocks, np.float32), target, taps.doubt)
+        if len(doubtful) > _MANY * target.size:  # as of a pattern of thin lines
+            _round(_sums(band, blocks, np.float64), target, 0.0)  # exact, as 31 bits are enough
+        else:
+            _sum_again(doubtful, target, band, taps, columns)
     return result.reshape(height, len(columns), 3)
 
 
@@ -77,16 +97,33 @@ class _Block:
     matrix: npt.NDArray[np.float32]
 
 
-def _round(sums: npt.NDArray[np.float32], result: Pixels, band: Pixels, taps: _Taps, columns: range) -> None:
-    """Round `sums` into `result` (rows, 3 columns); `band` (rows, 3 W) is what they were summed of."""
-    doubt = np.float32(taps.doubt)
-    sums += np.float32(0.5)
+def _sums(band: Pixels, blocks: tuple[_Block, ...], dtype: type[np.floating[Any]]) -> npt.NDArray[Any]:
+    """The sums of taps * samples, (rows, 3 W) to (rows, 3 columns), in levels of 255."""
+    first, last = blocks[0].start, blocks[-1].start + len(blocks[-1].matrix)
+    samples = band[:, first:last].astype(dtype)
+    sums = np.empty((len(band), sum(block.matrix.shape[1] for block in blocks)), dtype)
+    at = 0
+    for block in blocks:
+        start, (taken, made) = block.start - first, block.matrix.shape
+        matrix = block.matrix.astype(dtype, copy=False)
+        np.matmul(samples[:, start : start + taken], matrix, out=sums[:, at : at + made])
+        at += made
+    return sums
+
+
+def _round(sums: npt.NDArray[Any], result: Pixels, doubt: float) -> npt.NDArray[np.int64]:
+    """Round `sums`, which are overwritten, into `result`; returns the flat places of those within `doubt` of a half."""
+    sums += sums.dtype.type(0.5)
     floor = np.floor(sums)
     sums -= floor  # in [0, 1): near 0 and near 1 the sum itself is near a half
     result[:] = np.clip(floor, 0, 255, out=floor)
-    sums -= np.float32(0.5)
-    doubtful = np.flatnonzero(np.abs(sums, out=sums) > np.float32(0.5) - doubt)
-    row, sample = np.divmod(doubtful, sums.shape[1])
+    sums -= sums.dtype.type(0.5)
+    return np.flatnonzero(np.abs(sums, out=sums) > sums.dtype.type(0.5 - doubt))
+
+
+def _sum_again(doubtful: npt.NDArray[np.int64], result: Pixels, band: Pixels, taps: _Taps, columns: range) -> None:
+    """Put the sums at the flat places `doubtful` of `result` (rows, 3 columns) right, in integers as Pillow does."""
+    row, sample = np.divmod(doubtful, result.shape[1])
     column, channel = np.divmod(sample, 3)
     column += columns.start
     # (doubtful, longest): where padding reaches beyond the row, its taps are zero.

@@ -60,10 +60,14 @@ def test_what_floats_get_wrong_is_mended(monkeypatch: pytest.MonkeyPatch) -> Non
     assert difference.max() == 1
 
 
-def test_sums_on_the_half_are_rounded_up_as_pillow_does() -> None:
-    """Columns in pairs (v, v + 1) halved symmetrically: sums that lie on or beside a half, thousands of them."""
-    rgb = np.zeros((64, 512, 3), np.uint8)
-    rgb[:] = np.arange(64, dtype=np.uint8)[:, None, None]
-    rgb[:, 1::2] += 1
-    for width in (256, 128, 64):
-        assert np.array_equal(reduce_rows(rgb, width, range(width)), pillow(rgb, width, range(width)))
+@pytest.mark.parametrize(("width_in", "width"), [(4000, 298), (4096, 256), (512, 128)])
+@pytest.mark.parametrize("step", [1, 3])
+def test_sums_beside_the_half(width_in: int, width: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of v and v + 1 (or 3): nearly every sum is about v + 1/2, too many to sum again one by one."""
+    rgb = np.empty((150, width_in, 3), np.uint8)
+    rgb[:] = np.arange(150, dtype=np.uint8)[:, None, None]
+    rgb[:, 1::2] += step
+    one_by_one = []
+    monkeypatch.setattr(resample, "_sum_again", lambda *of: one_by_one.append(of))
+    assert np.array_equal(reduce_rows(rgb, width, range(width)), pillow(rgb, width, range(width)))
+    assert not one_by_one
