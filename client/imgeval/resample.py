@@ -27,8 +27,9 @@ _MAX_TALL = (
     2  # height / width up to where every Pillow resizes rows first; from 13 on it does the columns of taller ones
 )
 _ONE = 1 << 22  # Pillow's PRECISION_BITS: 32 - 8 bits of a sample - 2 of headroom
-_BLOCK_COLUMNS = 4  # output columns of one product; found by trial, as was the next
-_BAND_ROWS = 128  # input rows of one product: what they become stays in the processor's cache
+_BLOCK_COLUMNS = 5  # output columns of one product; found by trial, as were the next two
+_MAX_BAND_ROWS = 160  # input rows of one product: what they become stays in the processor's cache
+_MAX_PRODUCT = 1_000_000  # multiplications of one product; OpenBLAS is quickest below, where it copies no operand
 _MANY = 1 / 32  # of all sums: when more than these are doubtful, summing all in float64 takes less time
 
 
@@ -59,9 +60,10 @@ def reduce_rows(rgb: Pixels, width: int, columns: range) -> Pixels:
     height = rgb.shape[0]
     flat = rgb.reshape(height, -1)  # (H, 3 W)
     taps, blocks = _taps(rgb.shape[1], width), _blocks(rgb.shape[1], width, columns)
+    rows = min(_MAX_BAND_ROWS, max(1, _MAX_PRODUCT // max(block.matrix.size for block in blocks)))
     result = np.empty((height, 3 * len(columns)), np.uint8)
-    for top in range(0, height, _BAND_ROWS):
-        band, target = flat[top : top + _BAND_ROWS], result[top : top + _BAND_ROWS]
+    for top in range(0, height, rows):
+        band, target = flat[top : top + rows], result[top : top + rows]
         doubtful = _round(_sums(band, blocks, np.float32), target, taps.doubt)
         if len(doubtful) > _MANY * target.size:  # as of a pattern of thin lines
             _round(_sums(band, blocks, np.float64), target, 0.0)  # exact, as 31 bits are enough
