@@ -6,7 +6,7 @@ import importlib
 
 import click
 
-NAMES = ("decode", "gpu", "limit", "overhead", "scale", "start", "upstream", "where")
+NAMES = ("decode", "gpu", "limit", "overhead", "repeat", "scale", "start", "stream", "upstream", "where")
 
 
 class Benchmarks(click.Group):

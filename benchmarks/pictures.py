@@ -19,6 +19,14 @@ def photos(count: int) -> list[Sample]:
 
 
 @functools.cache
+def png(photo: int) -> bytes:
+    """A photo as it is."""
+    file = io.BytesIO()
+    photos(4)[photo].image.save(file, "PNG")
+    return file.getvalue()
+
+
+@functools.cache
 def jpeg(photo: int, width: int, height: int, quality: int = 90) -> bytes:
     """A photo resized, with noise, as a JPEG file with halved colour resolution."""
     image = Image.fromarray(photos(4)[photo].rgb).resize((width, height), Image.Resampling.BICUBIC)

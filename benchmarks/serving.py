@@ -14,9 +14,9 @@ from pathlib import Path
 
 import click
 
-from imgeval.client import check_metrics
 from imgeval.contract import DETAILS_MODEL, METRIC_NAMES
 from imgeval.embedded import paths, server
+from imgeval.inputs import check_metrics
 from imgeval_export.repository import BuildOptions, build, options_of, read_manifest
 
 START_TIMEOUT_S = 900.0  # the first answer of profile cpu takes a minute on two cores

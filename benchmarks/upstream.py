@@ -47,13 +47,9 @@ class Upstream:
         self.iqa = None
         if "iqa" in given.metrics:
             self.iqa = ReferenceIqa(profile.settings["iqa"]["metric"], files[published.MUSIQ_FILE])
-        segments = dict(profile.settings["sam_clip"]["segments"])
-        min_area_fraction = segments.pop("min_area_fraction")
-        del segments["image_size_px"]  # upstream's model knows it
-        sam = files[published.SAM_FILES[given.profile]]
-        self.sam_clip = ReferenceSamClip(
-            self.clip, sam, SAM_KINDS[given.profile], minilm_folder(), min_area_fraction, **segments
-        )
+        sam, kind = files[published.SAM_FILES[given.profile]], SAM_KINDS[given.profile]
+        segments = profile.settings["sam_clip"]["segments"]
+        self.sam_clip = ReferenceSamClip(self.clip, sam, kind, minilm_folder(), segments)
 
     def run(self, metrics: Sequence[str], photo: Sample) -> Values:
         """Compute these metrics, one after another."""

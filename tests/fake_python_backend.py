@@ -28,6 +28,19 @@ class Tensor:
     def as_numpy(self) -> np.ndarray:
         return self._array
 
+    @classmethod
+    def from_dlpack(cls, name: str, tensor: Any) -> Tensor:
+        """As Triton's: shares the tensor's memory and takes nothing but C order."""
+        if not tensor.is_contiguous():
+            raise ValueError("only C order")
+        return cls(name, np.from_dlpack(tensor))
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._array.__dlpack_device__()
+
 
 class TritonError(Exception):
     INVALID_ARG, INTERNAL = "INVALID_ARG", "INTERNAL"
@@ -117,6 +130,9 @@ def pb_utils(remote: type | None = None) -> ModuleType:
         "MetricFamily": MetricFamily,
         "get_input_tensor_by_name": tensor_of,
         "get_output_tensor_by_name": tensor_of,
+        "PreferredMemory": lambda *where: where,
+        "TRITONSERVER_MEMORY_CPU": "CPU",
+        "TRITONSERVER_MEMORY_GPU": "GPU",
     }.items():
         setattr(triton, name, value)
     return triton

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imgeval.client import Client
+    from imgeval.compare import Matrix, Ranked, Ranking
     from imgeval.errors import (
         BuildError,
         DeadlineExceededError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         ServerFailedError,
         ServerUnavailableError,
     )
+    from imgeval.many import Outcome
     from imgeval.result import MetricValue, Result
 
 __all__ = [
@@ -32,11 +34,25 @@ __all__ = [
     "EmbeddedServerError",
     "ImgevalError",
     "InvalidInputError",
+    "Matrix",
     "MetricValue",
+    "Outcome",
+    "Ranked",
+    "Ranking",
     "Result",
     "ServerFailedError",
     "ServerUnavailableError",
 ]
+
+_MODULES = {  # of the names that are no errors
+    "Client": "client",
+    "Matrix": "compare",
+    "MetricValue": "result",
+    "Outcome": "many",
+    "Ranked": "compare",
+    "Ranking": "compare",
+    "Result": "result",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -44,5 +60,5 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = {"Client": "client", "Result": "result", "MetricValue": "result"}.get(name, "errors")
+    module = _MODULES.get(name, "errors")
     return getattr(importlib.import_module(f"imgeval.{module}"), name)

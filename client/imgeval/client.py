@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imgeval import compare, many
+from imgeval.compare import COSINE, Matrix, Ranking
 from imgeval.contract import (
     DETAILS,
     DETAILS_MODEL,
     ENSEMBLE,
     IMAGE,
     INPUT_DETAILS,
-    MAX_ENCODED_BYTES,
     METRIC_DETAILS,
     METRIC_NAMES,
     PROMPT,
@@ -28,19 +26,17 @@ from imgeval.contract import (
     for_combine,
     metric_tensor,
 )
-from imgeval.errors import DeadlineExceededError, InvalidInputError, ServerFailedError
-from imgeval.result import Result
-from imgeval.text import decode_prompt
+from imgeval.errors import DeadlineExceededError, ServerFailedError
+from imgeval.inputs import check_metrics, check_prompt, encode_image, image_label
+from imgeval.many import DEFAULT_CONCURRENCY, Outcome
+from imgeval.result import SCORE, Result
 from imgeval.transport import GrpcTransport, Transport
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+    from imgeval.inputs import ImageLike
 
 DEFAULT_URL = "localhost:8001"
 DEFAULT_TIMEOUT_S = 60.0
-TIFF_MODES = ("CMYK", "YCbCr", "LAB")  # PIL modes that PNG cannot hold and TIFF can
 
 
 class Client:
@@ -110,6 +106,91 @@ class Client:
         except (AttributeError, KeyError, TypeError) as error:
             raise ServerFailedError(f"the server at {self.url} gave details of another shape: {error!r}") from error
 
+    def score_many(
+        self,
+        pairs: Iterable[tuple[ImageLike, str]],
+        *,
+        metrics: Sequence[str] | None = None,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        ordered: bool = True,
+    ) -> Iterator[Outcome]:
+        """Score many pairs; a pair that cannot be scored is an outcome with its error and stops nothing.
+
+        Pairs are read as they are needed, in the caller's thread, and at most 2 x `concurrency` of them are held: read
+        and not handed out yet. Files are read by the workers; every other image is encoded when its pair is read, so
+        that its buffer may be used again. Closing the iterator drops what has not started.
+
+        Args:
+            pairs: any iterable of (image, prompt), each as `score` takes it.
+            metrics: as for `score`.
+            concurrency: how many calls are under way at once, 1 or more.
+            ordered: outcomes in the order of the pairs; else as they are completed.
+
+        Raises:
+            InvalidInputError: a metric name or a concurrency that is not allowed; at once.
+            ServerUnavailableError: no server, found by any pair. What was under way is handed out first, what had not
+                started is dropped, and the pairs without an outcome are those that were not scored.
+            Exception: whatever `pairs` raises, after the outcomes of what it gave.
+        """
+        return many.score_many(self, pairs, check_metrics(metrics), concurrency, ordered)
+
+    def rank(
+        self, prompt: str, images: Sequence[ImageLike], *, by: str = SCORE, metrics: Sequence[str] | None = None
+    ) -> Ranking:
+        """Which of several images is the best for a prompt; the best comes first.
+
+        An image that cannot be scored is a row with its error, and comes last. Where `clip` is computed, each row has
+        the probability with which CLIP would choose its image (see `Ranked`).
+
+        Args:
+            prompt: as for `score`.
+            images: one or more, each as for `score`.
+            by: "score", or the metric to go by; only that one is computed unless `metrics` says more.
+            metrics: as for `score`.
+
+        Raises:
+            InvalidInputError: a prompt, `by` or metric name that is not allowed, or no image at all.
+            ServerUnavailableError: no server is reachable and ready.
+        """
+        return compare.rank(self, prompt, images, by, metrics)
+
+    def match(
+        self,
+        image: ImageLike,
+        prompts: Sequence[str],
+        *,
+        by: str = COSINE,
+        metrics: Sequence[str] | None = None,
+        label: str | None = None,
+    ) -> Ranking:
+        """Which of several prompts fits an image; the best comes first, each with its probability (see `Ranked`).
+
+        A prompt that cannot be scored is a row with its error, and comes last.
+
+        Args:
+            image: as for `score`.
+            prompts: one or more.
+            by: the metric to go by, or "score"; only that one is computed unless `metrics` says more.
+            metrics: as for `score`.
+            label: as for `score`.
+
+        Raises:
+            InvalidInputError: an image, `by` or metric name that is not allowed, or no prompt at all.
+            ServerUnavailableError: no server is reachable and ready.
+        """
+        return compare.match(self, image, prompts, by, metrics, label)
+
+    def matrix(
+        self, images: Sequence[ImageLike], prompts: Sequence[str], *, metrics: Sequence[str] | None = None
+    ) -> Matrix:
+        """Every image against every prompt: rows and columns of results, or of the errors that stand for them.
+
+        Raises:
+            InvalidInputError: a metric name that is not allowed, no image or no prompt.
+            ServerUnavailableError: no server is reachable and ready.
+        """
+        return compare.matrix(self, images, prompts, metrics)
+
     def _details(self, request: dict[Tensor, bytes], metrics: tuple[str, ...], deadline: float) -> dict[str, Any]:
         inputs = {tensor.name: np.array([[value]], dtype=np.object_) for tensor, value in request.items()}
         if metrics == METRIC_NAMES:
@@ -138,94 +219,3 @@ class Client:
             return self._transport.infer(model, inputs, outputs, left_s)
         except DeadlineExceededError as error:
             raise late from error
-
-
-def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
-    """The metrics to compute, in the contract's order.
-
-    Raises:
-        InvalidInputError: an unknown name, or none at all.
-    """
-    if metrics is None:
-        return METRIC_NAMES
-    unknown = [name for name in metrics if name not in METRIC_NAMES]
-    if unknown or not metrics:
-        got = ", ".join(unknown) or "none"
-        raise InvalidInputError("metrics", f"got {got}; allowed: {', '.join(METRIC_NAMES)}")
-    return tuple(name for name in METRIC_NAMES if name in metrics)
-
-
-def check_prompt(prompt: str) -> bytes:
-    """The prompt as the server takes it, checked by the server's own rule.
-
-    Raises:
-        InvalidInputError: blank, too long, or with bytes that were no UTF-8 on the command line.
-    """
-    try:
-        encoded = prompt.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidInputError("PROMPT", f"got text that is not UTF-8 at character {error.start}") from error
-    decode_prompt(encoded)
-    return encoded
-
-
-def encode_image(image: ImageLike) -> bytes:
-    """The bytes of an image file; PIL images and arrays become PNG or TIFF, which keep every sample.
-
-    Raises:
-        InvalidInputError: a file that is missing, unreadable, empty or too large, or an array of another shape or type.
-    """
-    if isinstance(image, (str, os.PathLike)):
-        return _read(Path(image))
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        return _checked(bytes(image), "the bytes given")
-    from PIL import Image
-
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
-            raise InvalidInputError(
-                "IMAGE", f"got an array of {image.dtype} {image.shape}; allowed: uint8 (H, W), (H, W, 3) or (H, W, 4)"
-            )
-        image = Image.fromarray(image)
-    if not isinstance(image, Image.Image):
-        raise InvalidInputError("IMAGE", f"got {type(image).__name__}; allowed: path, bytes, PIL image or array")
-    file = io.BytesIO()
-    file_format = "TIFF" if image.mode in TIFF_MODES else "PNG"
-    try:
-        # With its EXIF, so that the server turns it as it would turn the file that it came from.
-        image.save(file, file_format, exif=image.getexif(), **({"compress_level": 1} if file_format == "PNG" else {}))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InvalidInputError(
-            "IMAGE", f"got a PIL image of mode {image.mode} that cannot be sent: {error}"
-        ) from error
-    return _checked(file.getvalue(), f"the image as {file_format}")
-
-
-def image_label(image: ImageLike) -> str:
-    """What a result calls this image: its path, or its kind where it has none."""
-    if not isinstance(image, (str, os.PathLike)):
-        return f"<{type(image).__name__}>"
-    return os.fsencode(image).decode("utf-8", "replace")  # a file name may be any bytes, and JSON is UTF-8
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.is_dir():
-            raise InvalidInputError("IMAGE", f"{path} is a directory; allowed: an image file")
-        with path.open("rb") as file:
-            content = file.read(MAX_ENCODED_BYTES + 1)  # not its size first: a pipe has none
-            size = max(len(content), os.fstat(file.fileno()).st_size)
-    except FileNotFoundError as error:
-        raise InvalidInputError("IMAGE", f"{path} does not exist") from error
-    except (OSError, ValueError) as error:
-        raise InvalidInputError("IMAGE", f"{path} cannot be read: {error}") from error
-    return _checked(content, str(path), size)
-
-
-def _checked(content: bytes, label: str, size: int | None = None) -> bytes:
-    if not content:
-        raise InvalidInputError("IMAGE", f"{label} is empty; allowed: an image file")
-    if len(content) > MAX_ENCODED_BYTES:
-        got = len(content) if size is None else size
-        raise InvalidInputError("IMAGE", f"{label} has {got} bytes; allowed: at most {MAX_ENCODED_BYTES}")
-    return content

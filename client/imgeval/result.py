@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+SCORE = "score"  # what a result can be ranked by beside the metrics
+
 
 @dataclass(frozen=True)
 class MetricValue:
@@ -15,6 +17,11 @@ class MetricValue:
     normalized: float | None
     weight: float
     model: str  # what made it
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether smaller values are better ones: the model's name says so where it is the case."""
+        return "lower is better" in self.model
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,17 @@ class Result:
         metrics = {name: MetricValue(**value) for name, value in details["metrics"].items()}
         same = ("score", "complete", "profile", "preset", "fingerprint", "weights", "missing", "input", "sam_clip")
         return cls(image, prompt, metrics=metrics, timing_ms=timing_ms, **{key: details[key] for key in same})
+
+    @property
+    def weights_warning(self) -> str:
+        """What to say beside these numbers where they are no scores; empty where they are."""
+        return "" if self.weights == "published" else f"WEIGHTS ARE {self.weights.upper()}: these numbers are no scores"
+
+    def value(self, by: str) -> float | None:
+        """The combined score, where `by` is "score", or the raw value of the metric of that name; None without one."""
+        if by == SCORE:
+            return self.score
+        return self.metrics[by].raw if by in self.metrics else None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `imgeval-client score --json`; `schemas/result.schema.json` describes it."""

@@ -20,8 +20,9 @@ from imgeval.errors import (
     ServerUnavailableError,
 )
 
-# A ping every 30 s notices a peer that vanished without closing, and keeps a quiet connection open.
-KEEPALIVE_TIME_MS = 30_000
+# Pings notice a peer that vanished without closing. A server that is not told otherwise takes one every 5 minutes while
+# it is computing, and ends connections with more: a request of minutes would fail with "too many pings".
+KEEPALIVE_TIME_MS = 330_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own upper limit
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")

@@ -28,7 +28,8 @@ def build_options(command: Callable[..., None]) -> Callable[..., None]:
             "--precision",
             multiple=True,
             metavar="[MODEL=]P",
-            help="Of the large networks, or of one: fp32 (default), bf16, int8; docs/verify.md has the price of each.",
+            help="Of the large networks, or of one: fp32 (default), bf16, int8; docs/verify.md has the price of each. "
+            "With --device gpu: fp32, fp16, bf16.",
         ),
         click.option("--without", "without_parts", multiple=True, help="Leave an optional part out: iqa, qalign."),
         click.option("--with", "with_parts", multiple=True, help="Add an optional part: iqa, qalign."),

@@ -41,6 +41,14 @@ PUBLIC_NAMES = frozenset(tensor.name for tensor in (*ENSEMBLE_INPUTS, *ENSEMBLE_
 
 
 @dataclass(frozen=True)
+class Accelerator:
+    """An execution provider of the native onnxruntime backend on a GPU, "tensorrt" or "cuda", with its options."""
+
+    name: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Model:
     """One composing model: its tensors, how it is served, and how it stands in the ensemble."""
 
@@ -54,6 +62,9 @@ class Model:
     precision: str = "fp32"  # of its matrix products; precision.py
     device: str = "cpu"  # "gpu": an instance on each GPU that the server has
     max_queue_delay_microseconds: int = 0  # a batch is what waits when the model is free; none waits for a fuller one
+    preferred_batch_sizes: tuple[int, ...] = ()  # that are sent without any more delay
+    warmup_batch_sizes: tuple[int, ...] = ()  # of zeros, that are computed before the model counts as ready
+    accelerators: tuple[Accelerator, ...] = ()  # the first that takes a node has it; then CUDA, then the CPU
     parameters: Mapping[str, str] = field(default_factory=dict)
     source: str = ""  # folder of its model.py in the project's model_repository; by default its name
     is_step: bool = True  # False: only other models call it
@@ -86,6 +97,8 @@ def model_text(model: Model) -> str:
         output=[_output(tensor) for tensor in model.outputs],
         instance_group=[pb.ModelInstanceGroup(kind=KINDS[model.device], count=model.instances)],
         dynamic_batching=_dynamic_batching(model) if model.max_batch_size else None,
+        optimization=_optimization(model.accelerators) if model.accelerators else None,
+        model_warmup=[_warmup(model, size) for size in model.warmup_batch_sizes],
         parameters=_parameters(model.parameters),
     )
     return str(text_format.MessageToString(config))
@@ -129,6 +142,7 @@ def _steps(models: Sequence[Model]) -> list[pb.ModelEnsembling.Step]:
 
 def _dynamic_batching(model: Model) -> pb.ModelDynamicBatching:
     return pb.ModelDynamicBatching(
+        preferred_batch_size=model.preferred_batch_sizes,
         max_queue_delay_microseconds=model.max_queue_delay_microseconds,
         default_queue_policy=pb.ModelQueuePolicy(
             timeout_action=pb.ModelQueuePolicy.REJECT,
@@ -136,6 +150,22 @@ def _dynamic_batching(model: Model) -> pb.ModelDynamicBatching:
             allow_timeout_override=True,
         ),
     )
+
+
+def _warmup(model: Model, batch_size: int) -> pb.ModelWarmup:
+    inputs = {
+        tensor.name: pb.ModelWarmup.Input(data_type=TRITON_TYPES[tensor.dtype], dims=tensor.shape, zero_data=True)
+        for tensor in model.inputs
+    }
+    return pb.ModelWarmup(name=f"zeros_{batch_size}", batch_size=batch_size, inputs=inputs)
+
+
+def _optimization(accelerators: Sequence[Accelerator]) -> pb.ModelOptimizationPolicy:
+    policy = pb.ModelOptimizationPolicy
+    chosen = [
+        policy.ExecutionAccelerators.Accelerator(name=each.name, parameters=each.parameters) for each in accelerators
+    ]
+    return policy(execution_accelerators=policy.ExecutionAccelerators(gpu_execution_accelerator=chosen))
 
 
 def _output(tensor: Tensor) -> pb.ModelOutput:

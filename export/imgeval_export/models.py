@@ -40,7 +40,9 @@ def preprocess(side_px: int) -> Model:
 
 def image_tower(side_px: int, embedding_dim: int) -> Model:
     """Pixels -> L2-normalised embedding."""
-    return _tower("clip_image", _pixels(side_px), embedding_dim, IMAGE_EMBEDDING)
+    tower = _tower("clip_image", _pixels(side_px), embedding_dim, IMAGE_EMBEDDING)
+    # For the embedded server's engine: on a CPU an image by itself takes no longer than in a batch (docs/engine.md).
+    return replace(tower, parameters={**tower.parameters, "rows_per_run": "1"})
 
 
 def text_tower(embedding_dim: int) -> Model:

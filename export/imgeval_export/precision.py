@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx
 
 from imgeval.errors import InvalidInputError
-from imgeval_export.bfloat16 import bfloat16_products
 from imgeval_export.configs import Model
 from imgeval_export.graph import save_model
+from imgeval_export.half import bfloat16_products, float16_products
 from imgeval_export.int8 import ACTIVATION_GROUP, int8_weights
 from imgeval_export.profile import Profile
 
@@ -19,8 +19,9 @@ EXACT = "fp32"
 CONVERTERS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
     "bf16": bfloat16_products,
     "int8": lambda model: bfloat16_products(int8_weights(model)),  # attention multiplies no weights
+    "fp16": float16_products,
 }
-PRECISIONS = (EXACT, *CONVERTERS)  # from the exact one on
+PRECISIONS = (EXACT, "bf16", "int8")  # on CPUs, from the exact one on; gpu.py has those of GPUs
 
 # What a precision without a model's name is for. The text tower is small, and it alone would double clip's drift; the
 # model that places points for SAM needs float32.
@@ -38,22 +39,31 @@ def with_precision(profile: Profile, choices: Sequence[str]) -> Profile:
     Raises:
         InvalidInputError: an unknown precision or model, or a profile that has no network to choose for.
     """
-    chosen: dict[str, str] = {}
-    for choice in choices:
-        name, _, precision = choice.rpartition("=")
-        if precision not in PRECISIONS or name not in ("", *CHANGEABLE_MODELS):
-            raise InvalidInputError(
-                "precision",
-                f"got {choice!r}; allowed: {', '.join(PRECISIONS)}, or MODEL=PRECISION with a model of "
-                f"{', '.join(CHANGEABLE_MODELS)}",
-            )
-        chosen |= dict.fromkeys([name] if name else LARGE_MODELS, precision)
-    changed = {name: precision for name, precision in chosen.items() if precision != EXACT}
+    changed = {name: precision for name, precision in chosen(choices).items() if precision != EXACT}
     there = {model.name for model in profile.models}
     if changed and not there.issuperset(LARGE_MODELS):
         raise InvalidInputError("precision", f"profile {profile.name} is served in {EXACT} only")
     models = (_in(model, changed[model.name]) if model.name in changed else model for model in profile.models)
     return replace(profile, models=tuple(models))
+
+
+def chosen(choices: Sequence[str], precisions: Sequence[str] = PRECISIONS) -> dict[str, str]:
+    """Precision by model: "bf16" is for all large ones, "sam_decoder=fp32" for one; the last wins.
+
+    Raises:
+        InvalidInputError: a precision that is none of `precisions`, or a model that has no choice.
+    """
+    by_model: dict[str, str] = {}
+    for choice in choices:
+        name, _, precision = choice.rpartition("=")
+        if precision not in precisions or name not in ("", *CHANGEABLE_MODELS):
+            raise InvalidInputError(
+                "precision",
+                f"got {choice!r}; allowed: {', '.join(precisions)}, or MODEL=PRECISION with a model of "
+                f"{', '.join(CHANGEABLE_MODELS)}",
+            )
+        by_model |= dict.fromkeys([name] if name else LARGE_MODELS, precision)
+    return by_model
 
 
 def _in(model: Model, precision: str) -> Model:
@@ -70,7 +80,7 @@ def lowest_precision(profile: Profile) -> str:
 
 def convert(path: Path, model: Model) -> None:
     """Rewrite the float32 file at `path` as the model's precision wants it."""
-    if model.precision == EXACT or model.name in ROUNDED_BY_ENGINE:
+    if model.precision == EXACT or (model.device == "cpu" and model.name in ROUNDED_BY_ENGINE):
         return
     converted = CONVERTERS[model.precision](onnx.load(path))
     path.with_name(path.name + ".data").unlink(missing_ok=True)

@@ -175,7 +175,7 @@ def _settings(parts: frozenset[str], unavailable: tuple[str, ...]) -> dict[str, 
     if "iqa" in parts:
         settings["iqa"] = {"metric": DEFAULT_IQA, "checkpoint": MUSIQ_FILE}
     if "qalign" in parts:
-        settings["qalign"] = {"weights": ONE_ALIGN, "precision": "fp16"}
+        settings["qalign"] = {"weights": ONE_ALIGN, "precision": "fp16", "compile": "off"}
     if unavailable:
         settings["unavailable"] = {"metrics": list(unavailable)}
     return settings

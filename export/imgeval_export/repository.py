@@ -30,6 +30,7 @@ from imgeval_export import (
     checksums,
     configs,
     data,
+    gpu,
     precision,
     profiles,
     published,
@@ -100,6 +101,8 @@ def chosen_profile(name: str, options: BuildOptions) -> Profile:
     profile = profiles.get(name, options.with_parts, options.without_parts)
     if options.target not in TARGETS:
         raise InvalidInputError("target", f"got {options.target!r}; allowed: {', '.join(TARGETS)}")
+    if options.device not in configs.KINDS:
+        raise InvalidInputError("device", f"got {options.device!r}; allowed: {', '.join(configs.KINDS)}")
     if options.device == "gpu" and options.target == "embedded":
         raise InvalidInputError(
             "device", "the embedded server has no GPU backend; allowed with gpu: --target container"
@@ -108,12 +111,16 @@ def chosen_profile(name: str, options: BuildOptions) -> Profile:
         raise InvalidInputError(
             "precision", "the container's engine has no bfloat16 on CPUs; allowed with container and cpu: fp32, int8"
         )
-    profile = profiles.with_device(precision.with_precision(profile, options.precision), options.device)
+    if options.device == "cpu":
+        profile = precision.with_precision(profile, options.precision)
     # Another machine is not this one: one instance of each model there, with as many threads as that one has cores.
     machine_plan = resources.Plan(options.instances or 1, options.threads or 0)
     if options.target == "embedded":
         machine_plan = resources.plan(resources.this_machine(), options.instances, options.threads)
-    return published.named(override(resources.with_plan(profile, machine_plan), options.overrides))
+    profile = resources.with_plan(profile, machine_plan)
+    if options.device == "gpu":
+        profile = gpu.on_gpu(profile, options.precision, options.instances)
+    return published.named(override(profile, options.overrides))
 
 
 def _require_packages(profile: Profile) -> None:
@@ -217,9 +224,10 @@ def _write(
         "missing": profile.missing,
     }
     _write_json(repository / DETAILS_MODEL / VERSION_FOLDER / "card.json", card)
-    # After the fingerprint, which is part of every key and is the same without caches, as the values are.
-    for model in caches.with_caches(profile.models, options.cache_mib, fingerprint):
-        _write_config(repository, model)
+    # After the fingerprint, which is part of every key and path and is the same without caches, as the values are.
+    cached = {model.name: model for model in caches.with_caches(profile.models, options.cache_mib, fingerprint)}
+    for model in profile.models:
+        _write_config(repository, gpu.with_engine_cache(cached.get(model.name, model), fingerprint))
     (repository / ENSEMBLE / VERSION_FOLDER).mkdir(parents=True)  # Triton wants a version, be it empty
     ensemble = configs.ensemble_text(profile.models, {"profile": profile.name, "fingerprint": fingerprint})
     (repository / ENSEMBLE / "config.pbtxt").write_text(ensemble, encoding="utf-8")

@@ -67,11 +67,10 @@ class PublishedComparisons:
     def __init__(self, profile: str, files: Mapping[str, Path], settings: Mapping[str, Mapping[str, Any]]) -> None:
         self._clip = ReferenceClip(files[published.CLIP_FILE])
         self._aesthetic = ReferenceAesthetic(files[published.AESTHETIC_FILE])
-        options = dict(settings["sam_clip"]["segments"])
-        del options["points_per_batch"]  # changes no mask
-        self._size_px, min_area_fraction = options.pop("image_size_px"), options.pop("min_area_fraction")
+        segments = settings["sam_clip"]["segments"]
+        self._size_px = segments["image_size_px"]
         sam_file, kind = files[published.SAM_FILES[profile]], SAM_KINDS[profile]
-        self._sam = ReferenceSamClip(self._clip, sam_file, kind, minilm_folder(), min_area_fraction, **options)
+        self._sam = ReferenceSamClip(self._clip, sam_file, kind, minilm_folder(), segments)
         self._iqa = ReferenceIqa(settings["iqa"]["metric"], files[published.MUSIQ_FILE]) if "iqa" in settings else None
         self._masks: dict[str, list[dict[str, Any]]] = {}  # by name of the photo; minutes each
         self._relevance: dict[str, list[list[float]]] = {}

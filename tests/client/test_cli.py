@@ -260,7 +260,8 @@ def test_a_server_that_answers_nonsense(photo: Path, details: bytes) -> None:
         assert_one_line(score(photo, "coffee", "--url", url), 4, f"the server at {url}")
 
 
-def test_ctrl_c(photo: Path) -> None:
+@pytest.mark.parametrize("command", ["score", "rank", "match"])
+def test_ctrl_c(photo: Path, command: str) -> None:
     asked, release = threading.Event(), threading.Event()
 
     def wait(request: Any, context: grpc.ServicerContext) -> pb.ModelInferResponse:
@@ -271,7 +272,9 @@ def test_ctrl_c(photo: Path) -> None:
     program = Path(sys.executable).parent / "imgeval-client"
     with serving(wait) as url:
         process = subprocess.Popen(
-            [program, "score", photo, "coffee", "--url", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [program, command, *(("coffee", photo) if command == "rank" else (photo, "coffee")), "--url", url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         assert asked.wait(20)
         process.send_signal(signal.SIGINT)

@@ -1,12 +1,10 @@
-"""imgeval.client: with a transport that is an ordinary class, then every kind of image on the real server."""
+"""imgeval.client and imgeval.inputs: on a fake transport, then every kind of image on the real server."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +13,11 @@ import pytest
 from PIL import Image
 
 from imgeval import Client, InvalidInputError, ServerFailedError, ServerUnavailableError
-from imgeval.client import check_metrics, check_prompt, encode_image, image_label
 from imgeval.contract import MAX_ENCODED_BYTES, METRIC_NAMES
 from imgeval.errors import ImgevalError
 from imgeval.image import decode
-
-DETAILS: dict[str, Any] = {
-    "score": 0.4,
-    "complete": False,
-    "profile": "starter",
-    "preset": "seed-1",
-    "fingerprint": "0123456789abcdef",
-    "weights": "published",
-    "metrics": {"clip": {"raw": 0.4, "normalized": 0.4, "weight": 1.0, "model": "ConSE"}},
-    "missing": dict.fromkeys(set(METRIC_NAMES) - {"clip"}, "not requested"),
-    "input": {},
-    "sam_clip": {},
-}
-
-
-class FakeTransport:
-    """Remembers what was asked, answers each model with what it was given, and fails where it was told to."""
-
-    def __init__(self, details: bytes = json.dumps(DETAILS).encode(), error: ImgevalError | None = None) -> None:
-        self.url = "fake:1"
-        self.calls: list[tuple[str, dict[str, Any], list[str], float]] = []
-        self.closed = False
-        self._details, self._error = details, error
-
-    def check_ready(self, model: str, timeout_s: float) -> None:
-        if isinstance(self._error, ServerUnavailableError):
-            raise self._error
-
-    def infer(
-        self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str], timeout_s: float
-    ) -> dict[str, np.ndarray]:
-        self.calls.append((model, {name: array.item() for name, array in inputs.items()}, list(outputs), timeout_s))
-        if self._error:
-            raise self._error
-        assert all(array.shape == (1, 1) for array in inputs.values())
-        values = {name: np.array([[f"value of {name}".encode()]], dtype=np.object_) for name in outputs}
-        if "DETAILS" in values:
-            values["DETAILS"] = np.array([[self._details]], dtype=np.object_)
-        return values
-
-    def close(self) -> None:
-        self.closed = True
+from imgeval.inputs import check_metrics, check_prompt, encode_image, image_label
+from tests.fake_transport import FakeTransport
 
 
 # --- one call, or two for a part -------------------------------------------------------------------------------------

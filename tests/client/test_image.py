@@ -459,6 +459,29 @@ def test_pixels_are_torchvisions(height: int, width: int, resize_px: int, crop_p
     assert difference.max() < 1e-6
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(8, 900),
+    st.floats(1 / 4, 4),
+    st.sampled_from([(20, 20), (32, 32), (40, 32), (64, 64), (64, 63)]),
+    st.integers(0, 2**32 - 1),
+)
+@example(800, 2.0, (32, 32), 1)  # of taller ones Pillow 13 resizes the columns first
+@example(500, 2.01, (32, 32), 2)
+@example(500, 1.99, (32, 32), 3)
+@example(1000, 8.0, (32, 32), 4)
+def test_resize_crop_is_pillows(width: int, tall: float, target: tuple[int, int], seed: int) -> None:
+    """At sizes that go through `reduce_rows` and at sizes that do not, of black and white noise, which overshoots."""
+    resize_px, crop_px = target
+    rgb = 255 * (noise(max(8, int(width * tall)), width, seed=seed) >> 7)
+    short, long = sorted(rgb.shape[:2])
+    size = [resize_px if side == short else int(resize_px * long / short) for side in rgb.shape[1::-1]]
+    left, top = (round((side - crop_px) / 2) for side in size)
+    whole = Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC)
+    expected = np.asarray(whole)[top : top + crop_px, left : left + crop_px]
+    assert np.array_equal(resize_crop(rgb, resize_px=resize_px, crop_px=crop_px), expected)
+
+
 def test_normalise_by_hand() -> None:
     rgb = np.array([[[0, 51, 255]]], np.uint8)
     got = normalise(rgb, (0.0, 0.1, 0.5), (1.0, 0.5, 0.25))

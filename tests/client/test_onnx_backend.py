@@ -120,3 +120,19 @@ def test_a_request_that_fails_is_answered_and_nothing_of_it_is_kept(backend: Loa
     assert "both: " in response.error().message()
     assert len(model.cache) == 0
     assert bits(model.execute([request(1)])) == bits(backend().execute([request(1)]))
+
+
+@pytest.mark.parametrize("rows", ["1", "2", "3"])
+def test_rows_in_parts_are_the_same_as_at_once(backend: Load, rows: str) -> None:
+    parts, whole = backend(rows_per_run=rows), backend()
+    for batch in BATCHES:
+        assert bits(parts.execute(batch)) == bits(whole.execute(batch))
+
+
+def test_without_batches_inputs_of_different_lengths_stay_whole(backend: Load) -> None:
+    """SAM's decoder takes one image and many points."""
+    model = backend(max_batch_size=0)
+    one, many = np.ones((1, WIDTH), np.float32), np.arange(4 * WIDTH, dtype=np.float32).reshape(4, WIDTH)
+    (response,) = model.execute([Request({"A": one, "B": many}, {"SUM"})])
+    (total,) = response.tensors
+    np.testing.assert_array_equal(total.as_numpy(), one + many)

@@ -190,6 +190,8 @@ def test_a_mask_carries_its_box_twice(sam: Any) -> None:
         ("stability_score_thresh", -0.1),
         ("stability_score_offset", -1.0),
         ("box_nms_thresh", float("nan")),
+        ("arrays", "cupy"),
+        ("memory_bytes", 0),
     ],
 )
 def test_options_out_of_range_are_refused_by_name(name: str, value: float) -> None:

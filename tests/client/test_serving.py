@@ -22,9 +22,15 @@ class Remote:
     """A model of the server that doubles its input, and fails on -1. Remembers the batches that it got."""
 
     batches: list[int]
+    wishes: list[Any]  # where the answers should lie
+    given: list[np.ndarray]
 
-    def __init__(self, model_name: str, requested_output_names: list[str], inputs: list[Tensor]) -> None:
+    def __init__(
+        self, model_name: str, requested_output_names: list[str], inputs: list[Tensor], preferred_memory: Any = None
+    ) -> None:
         self._input, self._output = inputs[0].as_numpy(), requested_output_names[0]
+        Remote.wishes.append(preferred_memory)
+        Remote.given.append(self._input)
 
     def exec(self) -> InferenceResponse:
         Remote.batches.append(len(self._input))
@@ -35,7 +41,7 @@ class Remote:
 
 @pytest.fixture
 def serving() -> Iterator[ModuleType]:
-    Remote.batches = []
+    Remote.batches, Remote.wishes, Remote.given = [], [], []
     with installed(pb_utils(Remote)) as module:
         yield module
 
@@ -171,6 +177,43 @@ def test_a_remote_model_is_called_in_batches_that_it_takes(serving: ModuleType, 
 def test_a_remote_model_that_fails_says_which(serving: ModuleType) -> None:
     with pytest.raises(RuntimeError, match="tower: no negative"):
         serving.RemoteModel("tower", "X", "Y", 4)(np.array([[-1.0]]))
+
+
+def test_torch_tensors_are_shared_and_come_back_as_such(serving: ModuleType) -> None:
+    torch = pytest.importorskip("torch")
+    values = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    answer = serving.call_torch("tower", {"X": values}, ["Y"])["Y"]
+    assert torch.equal(answer, 2 * values)
+    assert answer.device == values.device
+    assert Remote.wishes == [("CPU", 0)]
+    assert np.shares_memory(Remote.given[0], values.numpy())
+    assert torch.equal(serving.call_torch("tower", {"X": values.T}, ["Y"])["Y"], 2 * values.T)
+
+
+def test_answers_of_torch_calls_are_wished_where_the_inputs_lie(serving: ModuleType) -> None:
+    """A stand-in for a tensor of the second GPU: this machine need not have one."""
+    torch = pytest.importorskip("torch")
+
+    class OnGpu:
+        device = torch.device("cuda", 1)
+
+        def contiguous(self) -> Any:
+            return torch.tensor([[-1.0]])
+
+    with pytest.raises(RuntimeError, match="tower: no negative"):
+        serving.call_torch("tower", {"X": OnGpu()}, ["Y"])
+    assert Remote.wishes == [("GPU", 1)]
+
+
+def test_a_numpy_call_has_no_wish(serving: ModuleType) -> None:
+    serving.CALLS["numpy"]("tower", {"X": np.ones((1, 1), np.float32)}, ["Y"])
+    assert Remote.wishes == [None]
+
+
+def test_an_instance_knows_its_device(serving: ModuleType) -> None:
+    args = {"model_instance_kind": "GPU", "model_instance_device_id": "1"}
+    assert serving.device(args) == "cuda:1"
+    assert serving.device({**args, "model_instance_kind": "CPU"}) == "cpu"
 
 
 # --- the cache -------------------------------------------------------------------------------------------------------

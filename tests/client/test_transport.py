@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from imgeval import DeadlineExceededError, InvalidInputError, ServerFailedError, ServerUnavailableError
+from imgeval import DeadlineExceededError, InvalidInputError, ServerFailedError, ServerUnavailableError, transport
 from imgeval.embedded.server import EmbeddedServer
 from imgeval.embedded.supervisor import requests_served
 from imgeval.errors import ImgevalError
@@ -240,3 +240,8 @@ def test_a_proxy_in_the_environment_does_not_hide_this_machine(
     transport.check_ready("imgeval", 10)
     transport.close()
     assert requests_served(f"http://127.0.0.1:{server.metrics_port}/metrics") is not None
+
+
+def test_pings_stay_below_what_a_triton_server_takes() -> None:
+    """Its `--grpc-http2-min-recv-ping-interval-without-data` is 300,000 ms by default; more pings end a connection."""
+    assert transport.KEEPALIVE_TIME_MS > 300_000

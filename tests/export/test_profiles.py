@@ -70,6 +70,7 @@ def test_settings_are_changed_by_name() -> None:
         ("sam_clip.points_per_side=4.5", "a whole number"),
         ("sam_clip.points_per_side=inf", "a finite number"),
         ("sam_clip.points_per_side=0", "out of range"),
+        ("sam_clip.arrays=cupy", "arrays.*'cupy'; allowed: numpy, torch"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_what_is_allowed(assignment: str, said: str) -> None:
@@ -99,17 +100,6 @@ def test_precision_is_chosen_for_all_large_networks_or_for_one(
     assert rounded == expected.keys() & {"sam_decoder"}
 
 
-def test_networks_go_to_the_gpu_and_steps_stay() -> None:
-    options = BuildOptions(device="gpu", target="container")
-    on_gpu = {
-        name
-        for name, config in models("full", options).items()
-        if config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
-    }
-    assert {"clip_image", "sam_encoder", "sam_decoder", "qalign", "iqa", "combine"} <= on_gpu
-    assert not {"preprocess", "sam_clip", "details"} & on_gpu
-
-
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
@@ -122,6 +112,8 @@ def test_networks_go_to_the_gpu_and_steps_stay() -> None:
         ("cpu", BuildOptions(precision=("bf16",), target="container"), "allowed with container and cpu: fp32, int8"),
         ("cpu", BuildOptions(device="tpu", target="container"), "allowed: cpu, gpu"),
         ("cpu", BuildOptions(device="gpu"), "--target container"),
+        ("starter", BuildOptions(device="gpu", target="container"), "on the CPU only"),
+        ("cpu", BuildOptions(precision=("fp16",)), "got 'fp16'; allowed: fp32, bf16, int8"),
         ("cpu", BuildOptions(target="cloud"), "allowed: embedded, container"),
     ],
 )

@@ -52,9 +52,15 @@ def relevance(segments: Floats, keywords: Floats, logit_scale: float = LOGIT_SCA
         MetricUnavailable: there is no segment or no keyword.
     """
     _require_both(keywords=len(keywords), segments=len(segments))
-    logits = logit_scale * cosines(keywords.astype(np.float64), segments.astype(np.float64))  # (K, S)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))  # the largest is 1: no overflow
-    probabilities: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    each = cosines(keywords.astype(np.float64), segments.astype(np.float64))  # (K, S)
+    return softmax_of_cosines(each, logit_scale).astype(np.float32)
+
+
+def softmax_of_cosines(each: NDArray[np.float64], logit_scale: float = LOGIT_SCALE) -> NDArray[np.float64]:
+    """softmax(logit_scale * cosine) over the last axis, as CLIP chooses: (..., N) -> (..., N), 0..1, sums to 1."""
+    logits = logit_scale * each
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))  # the largest is 1: no overflow
+    probabilities: NDArray[np.float64] = weights / weights.sum(axis=-1, keepdims=True)
     return probabilities
 
 

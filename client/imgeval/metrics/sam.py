@@ -30,6 +30,7 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)  # of 0..255, red, green, blue (build_sam
 PIXEL_STD = (58.395, 57.12, 57.375)
 _MEAN, _STD = (np.asarray(values, np.float32) for values in (PIXEL_MEAN, PIXEL_STD))
 MASK_THRESHOLD = 0.0  # logits above belong to the mask (modeling/sam.py)
+ARRAYS = ("numpy", "torch")
 
 Encode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """(1, 3, S, S) pixels, normalised -> (1, C, h, w) embedding."""
@@ -56,6 +57,8 @@ class MaskOptions:
     stability_score_offset: float = 1.0  # logits, between the threshold and its two shifted ones; 0 or more
     min_area_fraction: float = MIN_AREA_FRACTION  # of the image; sam_clip leaves smaller masks out; 0..1
     box_nms_thresh: float = 0.7  # of two masks whose boxes have a larger IoU, the lower predicted IoU is dropped; 0..1
+    arrays: str = ARRAYS[0]  # what computes: "numpy", or "torch" on the device of the model's instance (sam_torch)
+    memory_bytes: int = 2**30  # that torch takes for masks of the image's size; one mask's is taken in any case
 
     @property
     def min_iou(self) -> float:
@@ -72,10 +75,13 @@ class MaskOptions:
             "stability_score_offset": self.stability_score_offset >= 0,
             "box_nms_thresh": 0 <= self.box_nms_thresh <= 1,
             "min_area_fraction": 0 <= self.min_area_fraction <= 1,
+            "memory_bytes": self.memory_bytes >= 1,
         }
         for name, ok in in_range.items():
             if not ok:
                 raise InvalidInputError(name, f"got {getattr(self, name)}, which is out of range")
+        if self.arrays not in ARRAYS:
+            raise InvalidInputError("arrays", f"got {self.arrays!r}; allowed: {', '.join(ARRAYS)}")
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: comparing arrays has no single truth value
@@ -124,8 +130,7 @@ def generate_masks(
     Raises:
         ValueError: `rgb` is not an (H, W, 3) uint8 array with pixels.
     """
-    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
-        raise ValueError(f"rgb is {rgb.dtype} {rgb.shape}, expected uint8 (H, W, 3), not empty")
+    check_rgb(rgb)
     height, width = rgb.shape[:2]
     resized = resized_shape(height, width, options.image_size_px)
     embedding = encode(encoder_input(rgb, options.image_size_px))
@@ -152,6 +157,12 @@ def large_segments(
 ) -> tuple[Segment, ...]:
     """The segments that sam_clip uses: those of `min_area_fraction` of the image or more, in the order of `masks`."""
     return tuple(mask.segment for mask in masks if mask.segment.area >= min_area_fraction * (height * width))
+
+
+def check_rgb(rgb: NDArray[np.uint8]) -> None:
+    """Raise ValueError where `rgb` is not an (H, W, 3) uint8 array with pixels."""
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0:
+        raise ValueError(f"rgb is {rgb.dtype} {rgb.shape}, expected uint8 (H, W, 3), not empty")
 
 
 # --- what the models take --------------------------------------------------------------------------------------------

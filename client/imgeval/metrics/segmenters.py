@@ -26,12 +26,28 @@ def segment_options(name: str, options: Mapping[str, Any]) -> SegmentOptions | M
     return kinds[name](**options)
 
 
-def segmenter(name: str, options: Mapping[str, Any], encode: Encode, decode: Decode) -> Segmenter:
-    """The segmenter called `name`; only "sam" uses `encode` and `decode`."""
+def segmenter(name: str, options: Mapping[str, Any], encode: Any, decode: Any, device: str = "cpu") -> Segmenter:
+    """The segmenter called `name`; only "sam" uses the rest.
+
+    `encode` and `decode` take and give the arrays that `options` name, NumPy's or torch's; `device` is torch's.
+    """
     chosen = segment_options(name, options)
-    if isinstance(chosen, MaskOptions):
-        return partial(sam_segments, encode=encode, decode=decode, options=chosen)
-    return partial(felzenszwalb_segments, options=chosen)
+    if not isinstance(chosen, MaskOptions):
+        return partial(felzenszwalb_segments, options=chosen)
+    if chosen.arrays == "torch":
+        return partial(sam_segments_torch, encode=encode, decode=decode, options=chosen, device=device)
+    return partial(sam_segments, encode=encode, decode=decode, options=chosen)
+
+
+def sam_segments_torch(
+    rgb: NDArray[np.uint8], encode: Any, decode: Any, options: MaskOptions, device: str
+) -> tuple[Segment, ...]:
+    """As `sam_segments`, by torch on `device`: smaller masks never leave it."""
+    from imgeval.metrics import sam_torch  # torch is no part of a server without a GPU
+
+    min_area_px = options.min_area_fraction * (rgb.shape[0] * rgb.shape[1])
+    masks = sam_torch.generate_masks(rgb, encode, decode, options, device, min_area_px)
+    return tuple(mask.segment for mask in map(_upstream_box, masks))
 
 
 def sam_segments(rgb: NDArray[np.uint8], encode: Encode, decode: Decode, options: MaskOptions) -> tuple[Segment, ...]:

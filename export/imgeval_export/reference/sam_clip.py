@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,24 @@ from sentence_transformers import SentenceTransformer
 
 from imgeval_export.reference.clip import ReferenceClip
 
+# Settings of a profile's segments that are upstream's as well. The others say how masks are computed, not which.
+GENERATOR_OPTIONS = (
+    "points_per_side",
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "stability_score_offset",
+    "box_nms_thresh",
+)
+
 
 class ReferenceSamClip:
-    """Parts as published; `options` are SamAutomaticMaskGenerator's."""
+    """Parts as published, with the settings that a profile has for its segments."""
 
     def __init__(
-        self,
-        clip: ReferenceClip,
-        sam: Path,
-        kind: str,
-        minilm_folder: Path,
-        min_area_fraction: float = 0.05,
-        **options: Any,
+        self, clip: ReferenceClip, sam: Path, kind: str, minilm_folder: Path, segments: Mapping[str, Any]
     ) -> None:
-        self.clip, self.min_area_fraction = clip, min_area_fraction
+        self.clip, self.min_area_fraction = clip, segments["min_area_fraction"]
+        options = {name: segments[name] for name in GENERATOR_OPTIONS}
         self.generator = SamAutomaticMaskGenerator(sam_model_registry[kind](checkpoint=str(sam)).eval(), **options)
         self.keybert = KeyBERT(SentenceTransformer(str(minilm_folder), device="cpu"))
 

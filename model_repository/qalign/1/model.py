@@ -16,6 +16,7 @@ class TritonPythonModel:
             PromptIds.read(folder / "prompts.json"),
             device=serving.device(args),
             precision=settings["precision"],
+            compile=settings["compile"],
         )
         self.cache = serving.cache(args)
 

@@ -1,5 +1,7 @@
 """Image and PROMPT -> relevance of the image's segments to the prompt's keywords."""
 
+from functools import partial
+
 from imgeval import serving
 from imgeval.contract import METRIC_DETAILS, PROMPT, RGB, SIZE, for_combine, metric_tensor
 from imgeval.image import PixelSpec
@@ -11,22 +13,24 @@ VALUE = metric_tensor("sam_clip")
 EXPLANATION = METRIC_DETAILS["sam_clip"]
 
 
-def encode(pixels):
-    return serving.call("sam_encoder", {"PIXELS": pixels}, ["EMBEDDING"])["EMBEDDING"]
+def encode(call, pixels):
+    return call("sam_encoder", {"PIXELS": pixels}, ["EMBEDDING"])["EMBEDDING"]
 
 
-def decode(embedding, points, min_iou):
-    tokens = serving.call("sam_points", {"POINTS": points}, ["POINT_TOKENS"])
+def decode(call, embedding, points, min_iou):
+    tokens = call("sam_points", {"POINTS": points}, ["POINT_TOKENS"])
     inputs = {"EMBEDDING": embedding, **tokens, "MIN_IOU": serving.scalar(min_iou)}
-    answer = serving.call("sam_decoder", inputs, ["MASKS", "IOU"])
+    answer = call("sam_decoder", inputs, ["MASKS", "IOU"])
     return answer["MASKS"], answer["IOU"]
 
 
 class TritonPythonModel:
     def initialize(self, args):
         settings, folder = serving.settings(args), serving.model_dir(args)
+        call = serving.CALLS[settings["segments"].get("arrays", "numpy")]
+        models = partial(encode, call), partial(decode, call)
         self.sam_clip = SamClip(
-            segment=segmenter(settings["segmenter"], settings["segments"], encode, decode),
+            segment=segmenter(settings["segmenter"], settings["segments"], *models, serving.device(args)),
             stop_words=frozenset((folder / "stop_words.txt").read_text(encoding="utf-8").split()),
             keyword_tokenizer=TextTokenizer.load(folder, settings["keyword_tokenizer"]),
             embed_keywords=serving.RemoteModel(**settings["keyword_model"]),

@@ -14,7 +14,8 @@ from torch.nn import functional as F  # noqa: N812
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(D)) v per head.
 
-    flash-attn where it is installed, the tensors are half precision on a GPU and there is no mask; else torch.
+    flash-attn where it is installed, the tensors are half precision on a GPU and there is no mask; else torch, and
+    always in a compiled graph, which its lookup would cut in two.
 
     Args:
         query: (N, Q, heads, D).
@@ -24,7 +25,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     Returns:
         (N, Q, heads * D).
     """
-    if mask is None and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and (flash := _flash()):
+    half = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    if mask is None and half and not torch.compiler.is_compiling() and (flash := _flash()):
         return flash(query, key, value).flatten(2)
     mixed = F.scaled_dot_product_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask

@@ -64,7 +64,7 @@ class QAlignModel(nn.Module):
         tokens: Tensor = self.model.visual_abstractor(self.model.vision_model(pixels.to(self.device, self.dtype)))
         return tokens
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, whose tensors torch.compile cannot take
     def encode(self, prompts: PromptIds) -> EncodedPrompts:
         """Compute all that does not depend on the image.
 
@@ -94,7 +94,7 @@ class QAlignModel(nn.Module):
             level_rows=self.lm_head.weight[list(prompts.levels)].float(),
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, pixels: Tensor, prompts: EncodedPrompts) -> Tensor:
         """pixels (N, 3, S, S) -> (N, T, 5) float32: per prompt, the logit of each level."""
         visual = self.visual_tokens(pixels)  # (N, V, width)

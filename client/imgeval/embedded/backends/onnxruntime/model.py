@@ -30,6 +30,9 @@ class TritonPythonModel:
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.compiled = compile_model(path, serving.parameters(args))
         self.request = self.compiled.create_infer_request()
+        # Where a network is as fast on one row as on many, batches of always other sizes only cost: each has plans and
+        # memory of its own.
+        self.rows_per_run = int(serving.parameters(args).get("rows_per_run", "0"))  # 0: all at once
         self.cache = serving.cache(args) if self.batches else OFF  # without batches there are no rows
 
     def execute(self, requests):
@@ -76,6 +79,13 @@ class TritonPythonModel:
         return {name: np.stack(parts) for name, parts in zip(self.outputs, zip(*rows, strict=True), strict=True)}
 
     def run(self, arrays):
-        """One merged batch through the engine: output name -> array."""
+        """One merged batch through the engine, in parts: output name -> array."""
+        if not self.rows_per_run:
+            return self.run_part(arrays)
+        starts = range(0, len(arrays[0]), self.rows_per_run)
+        parts = [self.run_part([array[start : start + self.rows_per_run] for array in arrays]) for start in starts]
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    def run_part(self, arrays):
         self.request.infer(dict(zip(self.inputs, arrays, strict=True)), share_inputs=True)
         return {name: self.request.get_tensor(name).data.copy() for name in self.outputs}

@@ -1,4 +1,4 @@
-"""A float32 ONNX model -> the same model with its matrix products in bfloat16, for CPUs with AVX-512 BF16 or AMX.
+"""A float32 ONNX model -> the same with its matrix products in bfloat16, for CPUs that have it, or float16, for GPUs.
 
 bfloat16 keeps 8 bits of a number. What that costs depends on where it is rounded: the sum that a transformer's blocks
 add to is rounded once per addition if it is bfloat16 as well, and these errors outweigh all others. So only matrix
@@ -9,9 +9,15 @@ float32 than a runtime that rounds every tensor, in the same time (docs/engine.m
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from imgeval.errors import BuildError
 
 PRODUCT = "MatMul"  # a convolution would need opset 22; these models begin with a small one
 # Computed in bfloat16 where everything that they take is: they keep values, or work on one product's result alone.
@@ -20,16 +26,30 @@ FOLLOWERS = ("Reshape", "Transpose", "Slice", "Concat", "Pad", "Gather", "Mul", 
 
 def bfloat16_products(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model`, whose inputs and outputs stay float32, with bfloat16 weights in its matrix products."""
-    return _Converter(model).converted()
+    return _Converter(model, TensorProto.BFLOAT16).converted()
+
+
+def float16_products(model: onnx.ModelProto) -> onnx.ModelProto:
+    """As `bfloat16_products`, in float16, for GPUs: 11 bits of a number, none beyond 65504.
+
+    Raises:
+        BuildError: a weight that is beyond.
+    """
+    return _Converter(model, TensorProto.FLOAT16).converted()
+
+
+_SUFFIXES: dict[int, str] = {TensorProto.BFLOAT16: "bf16", TensorProto.FLOAT16: "fp16", TensorProto.FLOAT: "fp32"}
+_NUMPY: dict[int, Any] = {TensorProto.BFLOAT16: ml_dtypes.bfloat16, TensorProto.FLOAT16: np.float16}
 
 
 class _Converter:
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, half_type: int) -> None:
         self._model = model
+        self._half_type = half_type
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._floats = _float_values(model)
         self._dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-        self._half: set[str] = set()  # values that are bfloat16
+        self._half: set[str] = set()  # values that are of the half type
         self._cast: dict[tuple[str, int], str] = {}  # (value, type) -> the same value in that type
         self._nodes: list[onnx.NodeProto] = []
         self._used: dict[str, onnx.TensorProto] = {}
@@ -51,7 +71,7 @@ class _Converter:
         half = self._is_half(node) and not public & set(node.output)
         fresh = onnx.NodeProto()
         fresh.CopyFrom(node)
-        wanted = TensorProto.BFLOAT16 if half else TensorProto.FLOAT
+        wanted = self._half_type if half else TensorProto.FLOAT
         del fresh.input[:]
         fresh.input.extend(self._as(name, wanted) for name in node.input)
         self._nodes.append(fresh)
@@ -71,10 +91,10 @@ class _Converter:
         """The name of this value in the wanted type; what is no float stays."""
         if name in self._constants:
             return self._constant(name, wanted)
-        if name not in self._floats or (name in self._half) == (wanted == TensorProto.BFLOAT16):
+        if name not in self._floats or (name in self._half) == (wanted == self._half_type):
             return name
         if (name, wanted) not in self._cast:
-            self._cast[name, wanted] = f"{name}_{'bf16' if wanted == TensorProto.BFLOAT16 else 'fp32'}"
+            self._cast[name, wanted] = f"{name}_{_SUFFIXES[wanted]}"
             self._nodes.append(helper.make_node("Cast", [name], [self._cast[name, wanted]], to=wanted))
         return self._cast[name, wanted]
 
@@ -83,13 +103,18 @@ class _Converter:
         if tensor.data_type != TensorProto.FLOAT or wanted == TensorProto.FLOAT:
             self._used[name] = tensor
             return name
-        half = f"{name}_bf16"
+        half = f"{name}_{_SUFFIXES[wanted]}"
         if half not in self._used:
-            array = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
-            self._used[half] = TensorProto(
-                name=half, data_type=TensorProto.BFLOAT16, dims=array.shape, raw_data=array.tobytes()
-            )
+            array = _rounded(name, numpy_helper.to_array(tensor), _NUMPY[wanted])
+            self._used[half] = TensorProto(name=half, data_type=wanted, dims=array.shape, raw_data=array.tobytes())
         return half
+
+
+def _rounded(name: str, array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    largest = float(np.abs(array).max(initial=0))
+    if dtype == np.float16 and largest > np.finfo(np.float16).max:
+        raise BuildError(f"{name} has a value of {largest:.3g}, which float16 cannot hold; use bf16 or fp32")
+    return np.asarray(array.astype(dtype))
 
 
 def _float_values(model: onnx.ModelProto) -> set[str]:

@@ -1,0 +1,140 @@
+"""Many pairs through one client: bounded, in order or as completed, and no bad pair stops the others.
+
+pairs --read in the caller's thread, at most 2 x concurrency ahead--> workers --> outcomes
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imgeval.errors import ImgevalError, InvalidInputError, ServerUnavailableError
+from imgeval.inputs import encode_image, image_label, prompt_label
+
+if TYPE_CHECKING:
+    from imgeval.client import Client
+    from imgeval.result import Result
+
+DEFAULT_CONCURRENCY = 8  # calls under way at once
+READ_AHEAD = 2  # pairs read and not yet handed out, for each of these calls: what lets a slow one not stop the others
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one pair: either `result` or `error` is there.
+
+    `index` counts the pairs from 0, in the order in which they were read; `image` is the image's label.
+    """
+
+    index: int
+    image: str
+    prompt: str
+    result: Result | None
+    error: ImgevalError | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One pair, ready for a worker: `call` scores it, or raises an ImgevalError."""
+
+    image: str
+    prompt: str
+    call: Callable[[], Result]
+
+
+def score_many(
+    client: Client, pairs: Iterable[tuple[Any, str]], metrics: tuple[str, ...], concurrency: int, ordered: bool
+) -> Iterator[Outcome]:
+    """`Client.score_many`, which says what it does.
+
+    Raises:
+        InvalidInputError: a `concurrency` below 1.
+    """
+    if concurrency < 1:
+        raise InvalidInputError("concurrency", f"got {concurrency}; allowed: 1 or more")
+    return outcomes((_task(client, pair, metrics) for pair in pairs), concurrency=concurrency, ordered=ordered)
+
+
+def outcomes(
+    tasks: Iterable[Task], *, concurrency: int = DEFAULT_CONCURRENCY, ordered: bool = True
+) -> Iterator[Outcome]:
+    """Run tasks, at most `concurrency` at once and `READ_AHEAD` times as many read and not handed out.
+
+    Raises, after the outcomes of all that was under way were handed out:
+        ServerUnavailableError: a task found no server; those that had not started by then are dropped.
+        Exception: whatever reading `tasks` raised.
+    """
+    source = enumerate(tasks)
+    pending: dict[Future[Result], tuple[int, Task]] = {}  # in input order, as dicts keep theirs
+    more, failure = True, None
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="imgeval")
+    try:
+        while more or pending:
+            if more and len(pending) < READ_AHEAD * concurrency:
+                try:
+                    index, task = next(source)
+                    pending[pool.submit(task.call)] = index, task
+                except StopIteration:
+                    more = False
+                except Exception as error:  # noqa: BLE001 - the caller's own, raised again below
+                    more, failure = False, error
+            elif pending:
+                wait([next(iter(pending))] if ordered else pending, return_when=FIRST_COMPLETED)
+            # One is read, then one is handed out: a slow reader delays no outcome by more than one pair.
+            done = _next_done(pending, ordered)
+            if done is None:
+                continue
+            index, task = pending.pop(done)
+            try:
+                outcome = Outcome(index, task.image, task.prompt, done.result(), None)
+            except ServerUnavailableError as error:
+                more, failure = False, failure or error
+                for future in [future for future in pending if future.cancel()]:
+                    del pending[future]
+                continue
+            except ImgevalError as error:
+                outcome = Outcome(index, task.image, task.prompt, None, error)
+            yield outcome
+    finally:
+        # Not waited for: what is under way ends with its deadline, or with `Client.close`, and nobody asks for it.
+        pool.shutdown(wait=False, cancel_futures=True)
+    if failure is not None:
+        raise failure
+
+
+def _next_done(pending: Iterable[Future[Result]], ordered: bool) -> Future[Result] | None:
+    """A call that has ended; where the order is kept, only the first one counts."""
+    for future in pending:
+        if future.done():
+            return future
+        if ordered:
+            return None
+    return None
+
+
+def _task(client: Client, pair: tuple[Any, str], metrics: tuple[str, ...]) -> Task:
+    """What scores one pair. Only files are left to the workers: whatever else is an image may change after this."""
+    try:
+        image, prompt = pair
+    except (TypeError, ValueError):
+        problem = f"got {type(pair).__name__}; allowed: (image, prompt)"
+        return refused(InvalidInputError("pair", problem), f"<{type(pair).__name__}>", "")
+    label, text = image_label(image), prompt_label(prompt)
+    if not isinstance(image, (str, os.PathLike)):
+        try:
+            image = encode_image(image)
+        except InvalidInputError as error:
+            return refused(error, label, text)
+    return Task(label, text, lambda: client.score(image, prompt, metrics=metrics, label=label))
+
+
+def refused(error: ImgevalError, image: str, prompt: str) -> Task:
+    """A task that fails: a pair that cannot be scored takes its turn like the others."""
+
+    def fail() -> Result:
+        raise error
+
+    return Task(image, prompt, fail)

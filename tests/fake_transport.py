@@ -1,0 +1,69 @@
+"""A transport that is an ordinary class: no server, no network."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from imgeval import ServerUnavailableError
+from imgeval.contract import METRIC_NAMES
+from imgeval.errors import ImgevalError
+
+DETAILS: dict[str, Any] = {
+    "score": 0.4,
+    "complete": False,
+    "profile": "starter",
+    "preset": "seed-1",
+    "fingerprint": "0123456789abcdef",
+    "weights": "published",
+    "metrics": {"clip": {"raw": 0.4, "normalized": 0.4, "weight": 1.0, "model": "ConSE"}},
+    "missing": dict.fromkeys(set(METRIC_NAMES) - {"clip"}, "not requested"),
+    "input": {},
+    "sam_clip": {},
+}
+
+
+class FakeTransport:
+    """Remembers what was asked, answers each model with what it was given, and fails where it was told to.
+
+    `answer` makes the details of an image and a prompt, where they are not the same for all; it may wait or raise.
+    """
+
+    def __init__(
+        self,
+        details: bytes = json.dumps(DETAILS).encode(),
+        error: ImgevalError | None = None,
+        answer: Callable[[bytes, str], dict[str, Any]] | None = None,
+    ) -> None:
+        self.url = "fake:1"
+        self.calls: list[tuple[str, dict[str, Any], list[str], float]] = []
+        self.closed = False
+        self._details, self._error, self._answer = details, error, answer
+        self._made = threading.local()  # a part is asked for in two calls of one thread
+
+    def check_ready(self, model: str, timeout_s: float) -> None:
+        if isinstance(self._error, ServerUnavailableError):
+            raise self._error
+
+    def infer(
+        self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str], timeout_s: float
+    ) -> dict[str, np.ndarray]:
+        given = {name: array.item() for name, array in inputs.items()}
+        self.calls.append((model, given, list(outputs), timeout_s))
+        if self._error:
+            raise self._error
+        assert all(array.shape == (1, 1) for array in inputs.values())
+        if self._answer and "PROMPT" in given:
+            self._made.details = json.dumps(self._answer(given["IMAGE"], given["PROMPT"].decode())).encode()
+        values = {name: np.array([[f"value of {name}".encode()]], dtype=np.object_) for name in outputs}
+        if "DETAILS" in values:
+            details = self._made.details if self._answer else self._details
+            values["DETAILS"] = np.array([[details]], dtype=np.object_)
+        return values
+
+    def close(self) -> None:
+        self.closed = True
