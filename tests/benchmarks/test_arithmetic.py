@@ -58,9 +58,24 @@ def test_flops_of_products_and_convolutions(tmp_path: Path) -> None:
         assert flops(tmp_path / "model.onnx", {"X": (batch, 3, 8, 8)}) == batch * per_image
 
 
-def test_statistics_are_subtracted_field_by_field() -> None:
+def test_what_depends_on_values_counts_by_its_share(tmp_path: Path) -> None:
+    graph = Graph("wanted rows")
+    x = graph.input("X", ("B", 4))
+    first = graph.node("MatMul", x, graph.constant("w", np.ones((4, 6))))  # (B, 6), always computed
+    positive = graph.node("Greater", graph.node("ReduceSum", x, graph.integers(1), keepdims=0), graph.number(0))
+    rows = graph.node("Compress", first, positive, axis=0)  # (b, 6), b <= B
+    graph.node("MatMul", rows, graph.constant("v", np.ones((6, 5))), output="Y")
+    graph.output("Y", ("b", 5))
+    onnx.save(graph.model(), tmp_path / "model.onnx")
+    always, wanted = 2 * 3 * 4 * 6, 2 * 3 * 6 * 5
+    for share in (0.0, 0.5, 1.0):
+        assert flops(tmp_path / "model.onnx", {"X": (3, 4)}, share) == always + share * wanted
+
+
+def test_statistics_are_added_and_subtracted_field_by_field() -> None:
     after, before = ModelStatistics(5, 3, 10, 1, 20, 2), ModelStatistics(2, 1, 4, 0.5, 5, 1)
     assert after - before == ModelStatistics(3, 2, 6, 0.5, 15, 1)
+    assert (after - before) + before == after
 
 
 def test_a_section_is_added_and_then_replaced() -> None:
