@@ -83,7 +83,8 @@ def command(
         + "; ".join(f"{each} {peak / 1e9:.0f} GFLOP/s" for each, peak in peaks.items())
         + f". Medians (and quartiles) of {rounds} rounds in turns; {photo.rgb.shape[1]} x {photo.rgb.shape[0]} px.\n\n"
         f"Metrics, served, one request at a time, decoding and all steps included:\n\n"
-        f"{_metrics(metrics, times, peaks)}\n\nTheir networks, bare:\n\n{_table(networks, times, peaks)}"
+        f"{_metrics(metrics, times, peaks)}\n\nTheir networks, bare:\n\n{_table(networks, times, peaks)}",
+        setup.subject,
     )
 
 

@@ -40,9 +40,13 @@ def rounds(default: int) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Report:
-    """What a benchmark found: Markdown, and pictures that it shows, by file name."""
+    """What a benchmark found: Markdown, and pictures that it shows, by file name.
+
+    `subject` tells the sections of a benchmark apart in the document: what it measured, such as "cpu bf16".
+    """
 
     text: str
+    subject: str = ""
     pictures: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -71,7 +75,8 @@ def reported(name: str) -> Callable[..., Any]:
                 arguments = [each for each in sys.argv[1:] if each != "--write"]
                 line = shlex.join(["python", "-m", "benchmarks", *_without_paths(arguments)])
                 text = document.PATH.read_text(encoding="utf-8") if document.PATH.exists() else "# Benchmarks\n"
-                fresh = document.put(text, name, document.section(name, line, described, report.text))
+                title = f"{name} {report.subject}".strip()
+                fresh = document.put(text, title, document.section(title, line, described, report.text))
                 document.PATH.write_text(fresh, encoding="utf-8")
                 for file, picture in report.pictures.items():
                     document.PATH.with_name(file).write_text(picture, encoding="utf-8")

@@ -116,7 +116,8 @@ def command(
             f"requests in turns. Both sides give the same values, within {max(differences):.1g}."
         )
         return options.Report(
-            f"{setup.notice}\n{asked}\n\n{_loads(loads)}\n\n{_models(spent)}\n\n{_copied(sizes, names)}"
+            f"{setup.notice}\n{asked}\n\n{_loads(loads)}\n\n{_models(spent)}\n\n{_copied(sizes, names)}",
+            setup.subject,
         )
 
 

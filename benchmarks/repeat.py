@@ -43,7 +43,7 @@ def command(
         for mib, folder in folders.items():
             built = BuildOptions(**{**vars(chosen), "cache_mib": mib})
             build(profile, folder, paths.weights(), lambda line: click.echo(line, err=True), built)
-        setups = {mib: serving.Setup(folder, profile, paths.weights()) for mib, folder in folders.items()}
+        setups = {mib: serving.Setup.of(folder) for mib, folder in folders.items()}
         with serving.served(setups[0]) as without, serving.served(setups[DEFAULT_MIB]) as with_caches:
             transports = {"off": GrpcTransport(without.url), "on": GrpcTransport(with_caches.url)}
             rows = [_row(name, new, transports, rounds) for name, new in CASES.items()]
@@ -52,7 +52,8 @@ def command(
     headings = ["what repeats", "caches off, ms", "caches on, ms", "off / on"]
     return options.Report(
         f"{setups[0].notice}\nSCORE and DETAILS of {SIDE_PX} x {SIDE_PX} px JPEGs, one at a time, on two servers in "
-        f"turns, medians (and quartiles) of {rounds} rounds\n\n{table(headings, rows)}"
+        f"turns, medians (and quartiles) of {rounds} rounds\n\n{table(headings, rows)}",
+        setups[0].subject,
     )
 
 

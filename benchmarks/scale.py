@@ -49,7 +49,8 @@ def command(
         transport = GrpcTransport(running.url)
         grid = _grid(transport, names, rounds, per_round, lambda: serving.cpu_seconds(running))
         transport.close()
-    return options.Report(f"{setup.notice}\n{metrics}; {rounds} rounds of {per_round} requests in turns\n\n{grid}")
+    text = f"{setup.notice}\n{metrics}; {rounds} rounds of {per_round} requests in turns\n\n{grid}"
+    return options.Report(text, setup.subject)
 
 
 def _grid(

@@ -25,22 +25,23 @@ SAMPLE_INTERVAL_S = 0.5
 
 @dataclass(frozen=True)
 class Setup:
-    """A repository to measure, and whether its weights are random: then the figures are speeds, and no scores."""
+    """A repository to measure. Where its weights are random, the figures are speeds, and no scores."""
 
     repository: Path
     profile: str
     weights: Path
+    weights_kind: str  # "published" or "random"
+    options: BuildOptions  # what the repository was built with
+    metrics: tuple[str, ...]  # that it serves
 
-    @property
-    def options(self) -> BuildOptions:
-        """What the repository was built with."""
-        return options_of(read_manifest(self.repository))
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics that the repository serves."""
-        card = json.loads((self.repository / DETAILS_MODEL / "1" / "card.json").read_text(encoding="utf-8"))
-        return tuple(name for name in METRIC_NAMES if name in card["models"])
+    @classmethod
+    def of(cls, repository: Path) -> Setup:
+        """What there is to know of a repository, read now: it may be there for the time being only."""
+        manifest = read_manifest(repository)
+        card = json.loads((repository / DETAILS_MODEL / "1" / "card.json").read_text(encoding="utf-8"))
+        metrics = tuple(name for name in METRIC_NAMES if name in card["models"])
+        kind = manifest["weights_kind"]
+        return cls(repository, manifest["profile"], paths.weights(), kind, options_of(manifest), metrics)
 
     def check(self, metrics: str) -> tuple[str, ...]:
         """The metrics of "a,b", all of which the repository must serve."""
@@ -50,9 +51,15 @@ class Setup:
         return names
 
     @property
+    def subject(self) -> str:
+        """Profile and precision, in a few words."""
+        return " ".join([self.profile, *self.options.precision])
+
+    @property
     def notice(self) -> str:
-        kind = read_manifest(self.repository).get("weights_kind")
-        return "" if kind == "published" else f"weights are {kind}: these are speeds, and nothing here is a score\n"
+        if self.weights_kind == "published":
+            return ""
+        return f"weights are {self.weights_kind}: these are speeds, and nothing here is a score\n"
 
 
 @contextlib.contextmanager
@@ -71,7 +78,7 @@ def setup(
             raise click.UsageError(f"--repository: {repository} is no model repository")
         if found.get("options", {}).get("cache_mib", 0):
             raise click.UsageError(f"--repository: {repository} was built with caches; build it with --cache-mib 0")
-        yield Setup(repository, found["profile"], paths.weights())
+        yield Setup.of(repository)
         return
     options = BuildOptions(
         overrides=overrides,
@@ -82,7 +89,7 @@ def setup(
     )
     with tempfile.TemporaryDirectory(prefix="imgeval-benchmark-") as scratch:
         built = build(profile, Path(scratch) / "repository", paths.weights(), _say, options)
-        yield Setup(built, profile, paths.weights())
+        yield Setup.of(built)
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def command(
             times = in_turns({name: _runner(line) for name, line in commands.items()}, rounds)
     rows = [[name, each.in_ms()] for name, each in times.items()]
     rows.insert(3, ["server start to its first answer, all metrics", Times(tuple(starts)).in_ms()])
-    return options.Report(f"{setup.notice}\n{table(['what', 'ms, median (quartiles)'], rows)}")
+    return options.Report(f"{setup.notice}\n{table(['what', 'ms, median (quartiles)'], rows)}", setup.subject)
 
 
 def _runner(line: list[str]) -> Callable[[], object]:

@@ -65,7 +65,8 @@ def command(
         f"{setup.notice}\n{metrics}: {count} requests, {CONCURRENCY} at a time, {PICTURES} pictures, each with a "
         f"prompt of its own: {count / seconds:.1f} images/s. Growth after the first quarter, a line fitted: client "
         f"{growth[0]:+.1f} MiB, server {growth[1]:+.1f} MiB per 10,000 requests\n\n"
-        f"{table(['requests', 'client RSS MiB', 'server PSS MiB'], shown)}"
+        f"{table(['requests', 'client RSS MiB', 'server PSS MiB'], shown)}",
+        setup.subject,
     )
 
 

@@ -145,7 +145,8 @@ def command(
         f"{min(segments)} to {max(segments)} large segments in each. Upstream computes in float32; the largest "
         "difference of a raw value is in the last column.\n\n"
         f"{table(headings, [_cells(name, row) for name, row in rows.items()])}\n\n"
-        f"Peak memory of the server: {largest[0] / 2**30:.2f} GiB (PSS)"
+        f"Peak memory of the server: {largest[0] / 2**30:.2f} GiB (PSS)",
+        setup.subject,
     )
 
 

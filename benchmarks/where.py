@@ -74,7 +74,7 @@ def command(
         f"The parts of sam_clip with {crops} segments, bare, one after another, median of {rounds}: "
         f"{sum(parts.values()):.0f} ms in all.\n\n{table(['part', 'ms', 'share'], inside)}"
     )
-    return options.Report(text, {file: picture})
+    return options.Report(text, setup.subject, {file: picture})
 
 
 def _ordered(values: Mapping[str, float]) -> list[tuple[str, float]]:

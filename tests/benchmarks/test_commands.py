@@ -38,7 +38,7 @@ def write_by(command: click.Command, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @click.command()
 @reported("known")
 def known() -> Report:
-    return Report("a finding", {"known.svg": "<svg/>"})
+    return Report("a finding", "starter", {"known.svg": "<svg/>"})
 
 
 @click.command()
@@ -51,7 +51,7 @@ def test_a_report_is_written_only_if_asked_for(tmp_path: Path, monkeypatch: pyte
     assert write_by(known, tmp_path, monkeypatch) == ""
     assert not list(tmp_path.iterdir())
     text = write_by(known, tmp_path, monkeypatch, "--write")
-    assert "<!-- known -->" in text and "a finding" in text and "load before the measurement" in text
+    assert "<!-- known starter -->" in text and "a finding" in text and "load before the measurement" in text
     assert (tmp_path / "known.svg").read_text(encoding="utf-8") == "<svg/>"
 
 
@@ -71,7 +71,8 @@ def test_a_folder_that_is_no_repository_is_refused_in_one_line(tmp_path: Path) -
 
 # --- on the starter's repository -------------------------------------------------------------------------------------
 def test_only_served_metrics_are_measured(repository: Path) -> None:
-    setup = Setup(repository, "starter", repository)
+    setup = Setup.of(repository)
+    assert (setup.subject, setup.notice) == ("starter", "")
     assert setup.metrics == ("clip", "sam_clip", "iqa")
     assert setup.check("iqa, clip") == ("clip", "iqa")
     with pytest.raises(click.UsageError, match=r"got aesthetic; this repository serves clip, sam_clip, iqa"):
