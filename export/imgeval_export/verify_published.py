@@ -91,7 +91,7 @@ class PublishedComparisons:
             yield compare("sam_clip: relevance", ours, theirs, allowed.relevance)
         else:
             ours = [len(result.sam_clip["segments"]) for result in results]
-            yield compare("sam_clip: segments", ours, [len(rows[0]) for rows in relevance], np.inf)
+            yield compare("sam_clip: segments", ours, [len(rows[0]) if rows else 0 for rows in relevance], np.inf)
         yield compare("sam_clip", raw(results, "sam_clip"), [score(rows) for rows in relevance], allowed.sam_clip)
         if "qalign" in served.settings:  # 16 GB twice; tests/client/qalign compares it at a small size
             yield Comparison("qalign: NOT COMPARED at this size", np.nan, np.nan, np.nan, 1e-3)
