@@ -70,14 +70,18 @@ def setup(
     without_parts: tuple[str, ...],
     overrides: tuple[str, ...],
     random_weights: bool,
+    *,
+    cache_mib: int = 0,
 ) -> Iterator[Setup]:
-    """The given repository, or one built for the time being, without caches: they would answer repeated work."""
+    """The given repository, or one built for the time being; without caches, which would answer repeated work."""
     if repository is not None:
         found = read_manifest(repository)
         if not found:
             raise click.UsageError(f"--repository: {repository} is no model repository")
-        if found.get("options", {}).get("cache_mib", 0):
-            raise click.UsageError(f"--repository: {repository} was built with caches; build it with --cache-mib 0")
+        if (built_with := found.get("options", {}).get("cache_mib", 0)) != cache_mib:
+            raise click.UsageError(
+                f"--repository: {repository} was built with --cache-mib {built_with}; allowed: --cache-mib {cache_mib}"
+            )
         yield Setup.of(repository)
         return
     options = BuildOptions(
@@ -85,7 +89,7 @@ def setup(
         without_parts=without_parts,
         precision=precision,
         random_weights=random_weights,
-        cache_mib=0,
+        cache_mib=cache_mib,
     )
     with tempfile.TemporaryDirectory(prefix="imgeval-benchmark-") as scratch:
         built = build(profile, Path(scratch) / "repository", paths.weights(), _say, options)
