@@ -66,8 +66,8 @@ def command(
     ]
     shown = [[f"{done}", f"{own / 2**20:.1f}", f"{server / 2**20:.0f}"] for done, own, server in rows]
     return options.Report(
-        f"{setup.notice}\n{metrics}: {count} requests, {CONCURRENCY} at a time, {PICTURES} pictures, {PROMPTS} prompts, "
-        f"caches on: {count / seconds:.1f} images/s. Growth after the first quarter, a line fitted: client "
+        f"{setup.notice}\n{metrics}: {count} requests, {CONCURRENCY} at a time, {PICTURES} pictures, {PROMPTS} "
+        f"prompts, caches on: {count / seconds:.1f} images/s. Growth after the first quarter, a line fitted: client "
         f"{growth[0]:+.1f} MiB, server {growth[1]:+.1f} MiB per 10,000 requests\n\n"
         f"{table(['requests', 'client RSS MiB', 'server PSS MiB'], shown)}",
         setup.subject,
