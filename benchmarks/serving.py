@@ -19,7 +19,6 @@ from imgeval.embedded import paths, server
 from imgeval.inputs import check_metrics
 from imgeval_export.repository import BuildOptions, build, options_of, read_manifest
 
-START_TIMEOUT_S = 900.0  # the first answer of profile cpu takes a minute on two cores
 SAMPLE_INTERVAL_S = 0.5
 
 
@@ -100,9 +99,7 @@ def setup(
 def served(given: Setup) -> Iterator[server.EmbeddedServer]:
     """A server of the repository on a free port, which has answered once."""
     _say("starting a server")
-    running = server.start(
-        given.repository, f"{given.profile}-benchmark", port=server.free_port(), timeout_s=START_TIMEOUT_S
-    )
+    running = server.start(given.repository, f"{given.profile}-benchmark", port=server.free_port())
     try:
         yield running
     finally:

@@ -27,7 +27,6 @@ from imgeval_export.repository import BuildOptions, build, chosen_profile, weigh
 
 SPREAD_PER_TOLERANCE = 10
 TIMEOUT_S = 1800.0  # of one request: SAM on two cores takes its time
-START_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -179,9 +178,7 @@ def _compare_served(
         repository = Path(scratch) / "repository"
         build(profile, repository, weights_dir, progress, options)
         progress("starting a server for it")
-        running = server.start(
-            repository, profile + server.VERIFICATION, port=server.free_port(), timeout_s=START_TIMEOUT_S
-        )
+        running = server.start(repository, profile + server.VERIFICATION, port=server.free_port())
         try:
             with Client(running.url, timeout_s=TIMEOUT_S) as client:
                 transport = GrpcTransport(running.url)
