@@ -88,5 +88,5 @@ def reported(name: str) -> Callable[..., Any]:
 
 def _without_paths(arguments: list[str]) -> list[str]:
     """A folder of this machine says nothing on another one."""
-    pairs = zip(["", *arguments[:-1]], arguments, strict=True)
+    pairs = zip(["", *arguments], arguments, strict=False)  # each with the one before it
     return ["REPOSITORY" if before == "--repository" else each for before, each in pairs]
