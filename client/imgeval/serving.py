@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from imgeval.cache import FINGERPRINT_PARAMETER, MAX_BYTES_PARAMETER, OFF, ByteCache
 from imgeval.contract import RGB, SIZE
+from imgeval.embedded.engine import THREADS_PARAMETER
 from imgeval.errors import ImgevalError, InvalidInputError
 
 Item = dict[str, Any]  # tensor name -> this item's array, without the batch dimension; optional tensors may be absent
@@ -46,6 +48,17 @@ def parameters(args: Mapping[str, str]) -> dict[str, str]:
     """The parameters of the model's configuration."""
     config = json.loads(args["model_config"])
     return {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
+
+
+def set_torch_threads(args: Mapping[str, str]) -> None:
+    """Give torch the threads that the model's configuration says; without one it keeps what the environment says.
+
+    A server's steps are processes side by side, so their environment gives each of them one thread.
+    """
+    import torch  # no part of a server whose networks all run in the engine
+
+    if THREADS_PARAMETER in (given := parameters(args)):
+        torch.set_num_threads(int(given[THREADS_PARAMETER]) or len(os.sched_getaffinity(0)))
 
 
 def cache(args: Mapping[str, str]) -> ByteCache:

@@ -26,9 +26,9 @@ from imgeval.contract import (
     for_combine,
     metric_tensor,
 )
+from imgeval.embedded.engine import THREADS_PARAMETER
 from imgeval_export.configs import Model
 
-THREADS_PARAMETER = "intra_op_thread_count"  # of the native onnxruntime backend, and of ours
 TOWER_MAX_BATCH_SIZE = 32  # an image has up to 20 segments of 5 %, and one call embeds all its crops
 
 
@@ -90,7 +90,7 @@ def sam(side_px: int, grid: int, width: int) -> tuple[Model, ...]:
 def qalign() -> Model:
     """Image -> both of Q-Align's scores."""
     outputs = (*_both(metric_tensor("qalign_quality")), *_both(metric_tensor("qalign_aesthetic")))
-    return Model("qalign", "python", (RGB, SIZE), outputs)
+    return Model("qalign", "python", (RGB, SIZE), outputs, parameters=_threads(0))
 
 
 def sam_clip() -> Model:
@@ -98,9 +98,14 @@ def sam_clip() -> Model:
     return Model("sam_clip", "python", (RGB, SIZE, PROMPT), _explained("sam_clip"))
 
 
-def iqa(source: str) -> Model:
-    """Image -> no-reference quality; `source` is the folder of its model.py."""
-    return Model("iqa", "python", (RGB, SIZE), _explained("iqa"), source=source)
+def niqe() -> Model:
+    """Image -> no-reference quality by NIQE, which is numpy and has one thread."""
+    return Model("iqa", "python", (RGB, SIZE), _explained("iqa"), source="iqa_niqe")
+
+
+def pyiqa() -> Model:
+    """Image -> no-reference quality by a metric of IQA-PyTorch."""
+    return Model("iqa", "python", (RGB, SIZE), _explained("iqa"), parameters=_threads(0), source="iqa_pyiqa")
 
 
 def unavailable(metrics: Sequence[str]) -> Model:
@@ -164,7 +169,7 @@ def _pixels(side_px: int) -> Tensor:
 
 
 def _threads(count: int) -> dict[str, str]:
-    """The engine's threads, as this and the native backend take them; 0: as many as the machine has cores."""
+    """Threads of the engine, as ours and the native backend take them, or of torch; 0: as many as there are cores."""
     return {THREADS_PARAMETER: str(count)}
 
 

@@ -123,7 +123,7 @@ def profile(name: str, parts: frozenset[str]) -> Profile:
         "qalign_quality": ONE_ALIGN,
         "qalign_aesthetic": ONE_ALIGN,
     }
-    optional_models = {"iqa": models.iqa("iqa_pyiqa"), "qalign": models.qalign()}
+    optional_models = {"iqa": models.pyiqa(), "qalign": models.qalign()}
     return Profile(
         name=name,
         summary=f"CLIP ViT-L/14, LAION head, {SAM_NAMES[name]}; with {', '.join(sorted(parts)) or 'nothing more'}",

@@ -11,8 +11,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from imgeval.embedded.engine import THREADS_PARAMETER
 from imgeval.errors import InvalidInputError
-from imgeval_export.models import THREADS_PARAMETER
 from imgeval_export.profile import Profile
 
 THREADS_PER_INSTANCE = 8

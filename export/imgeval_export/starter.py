@@ -120,7 +120,7 @@ PROFILE = Profile(
         models.text_tower(WIDTH),
         models.similarity(WIDTH),
         models.sam_clip(),
-        models.iqa("iqa_niqe"),
+        models.niqe(),
         models.unavailable(tuple(MISSING)),
         models.combine(),
         models.details(),

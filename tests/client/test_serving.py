@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -243,3 +244,16 @@ def test_what_a_cache_does_is_in_the_metrics(serving: ModuleType) -> None:
     )
     assert (hits.value, misses.value, used.value) == (3, 3, cache.used_bytes)
     assert (hits.messages, misses.messages, used.messages) == (2, 1, 1), "each is a message to the server"
+
+
+@pytest.mark.parametrize(("given", "expected"), [("3", 3), ("0", len(os.sched_getaffinity(0))), (None, 7)])
+def test_torch_gets_the_threads_of_the_configuration(serving: ModuleType, given: str | None, expected: int) -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    parameters = {} if given is None else {"intra_op_thread_count": {"string_value": given}}
+    try:
+        torch.set_num_threads(7)
+        serving.set_torch_threads({"model_config": json.dumps({"parameters": parameters})})
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

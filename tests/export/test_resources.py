@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from imgeval.embedded.engine import THREADS_PARAMETER
 from imgeval.errors import InvalidInputError
 from imgeval_export import profiles
-from imgeval_export.models import THREADS_PARAMETER
 from imgeval_export.repository import BuildOptions, chosen_profile
 from imgeval_export.resources import INSTANCE_BYTES, Machine, Plan, plan, this_machine, with_plan
 
@@ -61,6 +61,7 @@ def test_networks_get_threads_and_small_models_keep_one() -> None:
     models = {model.name: model for model in with_plan(profiles.get("cpu"), Plan(3, 5)).models}
     assert models["clip_image"].parameters[THREADS_PARAMETER] == "5" and models["clip_image"].instances == 3
     assert models["clip_text"].parameters[THREADS_PARAMETER] == "5" and models["clip_text"].instances == 1
+    assert models["iqa"].parameters[THREADS_PARAMETER] == "5", "torch's"
     assert models["combine"].parameters[THREADS_PARAMETER] == "1" and models["combine"].instances == 1
     assert models["sam_clip"].instances == models["preprocess"].instances == 3
 

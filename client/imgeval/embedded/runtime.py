@@ -65,11 +65,11 @@ def prepare() -> Runtime:
         "LD_LIBRARY_PATH": os.pathsep.join([*map(str, libraries), *filter(None, [inherited])]),
         # The stub takes the Python whose folder comes first here, and with it that Python's packages.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        # Steps run side by side, each in a process of its own: one thread each, but for the towers' own pools.
         # Every request brings images of megabytes. What one leaves free is kept for the next, up to these limits: else
         # the allocator gives it back, and each page costs a fault again, half of the time of decoding an image.
         "MALLOC_MMAP_THRESHOLD_": str(KEPT_BLOCK_BYTES),
         "MALLOC_TRIM_THRESHOLD_": str(KEPT_FREE_BYTES),
+        # Steps run side by side, each in a process of its own: one thread each, but for those of whole networks.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -13,6 +13,7 @@ EXPLANATION = METRIC_DETAILS["iqa"]
 class TritonPythonModel:
     def initialize(self, args):
         settings = serving.settings(args)
+        serving.set_torch_threads(args)
         # Of other metrics pyiqa knows where the weights are, and gets them by itself.
         own = settings["metric"] == DEFAULT_METRIC
         checkpoint = serving.model_dir(args) / settings["checkpoint"] if own else None

@@ -11,6 +11,7 @@ QUALITY, AESTHETIC = metric_tensor("qalign_quality"), metric_tensor("qalign_aest
 class TritonPythonModel:
     def initialize(self, args):
         settings, folder = serving.settings(args), serving.model_dir(args)
+        serving.set_torch_threads(args)
         self.scorer = QAlign.from_folder(
             folder / settings["weights"],
             PromptIds.read(folder / "prompts.json"),
