@@ -266,7 +266,7 @@ def test_ctrl_c(photo: Path, command: str) -> None:
 
     def wait(request: Any, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         asked.set()
-        release.wait(20)
+        release.wait(60)
         return pb.ModelInferResponse()
 
     program = Path(sys.executable).parent / "imgeval-client"
@@ -275,10 +275,12 @@ def test_ctrl_c(photo: Path, command: str) -> None:
             [program, command, *(("coffee", photo) if command == "rank" else (photo, "coffee")), "--url", url],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # Where these tests run in the background of a shell, SIGINT is ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        assert asked.wait(20)
+        assert asked.wait(60)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
         release.set()
     assert (process.returncode, out, err) == (130, b"", b"interrupted\n")
 
