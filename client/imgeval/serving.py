@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,21 @@ def parameters(args: Mapping[str, str]) -> dict[str, str]:
     return {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
 
 
-def set_torch_threads(args: Mapping[str, str]) -> None:
-    """Give torch the threads that the model's configuration says; without one it keeps what the environment says.
+def threads(args: Mapping[str, str]) -> int:
+    """How many threads the model's configuration gives it; 0 there means as many as there are cores, none means one."""
+    return int(parameters(args).get(THREADS_PARAMETER, "1")) or len(os.sched_getaffinity(0))
 
-    A server's steps are processes side by side, so their environment gives each of them one thread.
-    """
+
+def set_torch_threads(args: Mapping[str, str]) -> None:
+    """Give torch the model's threads; the environment of a server gives one to each of its processes."""
     import torch  # no part of a server whose networks all run in the engine
 
-    if THREADS_PARAMETER in (given := parameters(args)):
-        torch.set_num_threads(int(given[THREADS_PARAMETER]) or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads(args))
+
+
+def thread_map(args: Mapping[str, str]) -> Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]:
+    """`map`, in the model's threads where it has several. For work that leaves Python's lock alone, as on pixels."""
+    return ThreadPoolExecutor(count).map if (count := threads(args)) > 1 else map
 
 
 def cache(args: Mapping[str, str]) -> ByteCache:

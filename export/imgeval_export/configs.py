@@ -22,8 +22,6 @@ from imgeval.contract import (
     metric_tensor,
 )
 
-QUEUE_TIMEOUT_MICROSECONDS = 60_000_000  # a request that waited so long in one queue is rejected, not kept for ever
-
 TRITON_TYPES = {
     "BYTES": pb.TYPE_STRING,
     "FP32": pb.TYPE_FP32,
@@ -60,6 +58,7 @@ class Model:
     max_batch_size: int = MAX_BATCH_SIZE  # 0: the model's own first dimension is no batch, and none is made
     instances: int = 1
     precision: str = "fp32"  # of its matrix products; precision.py
+    rounded_by_engine: bool = False  # on a CPU, a lower precision is the engine's doing, and the file stays
     device: str = "cpu"  # "gpu": an instance on each GPU that the server has
     max_queue_delay_microseconds: int = 0  # a batch is what waits when the model is free; none waits for a fuller one
     preferred_batch_sizes: tuple[int, ...] = ()  # that are sent without any more delay
@@ -141,14 +140,14 @@ def _steps(models: Sequence[Model]) -> list[pb.ModelEnsembling.Step]:
 
 
 def _dynamic_batching(model: Model) -> pb.ModelDynamicBatching:
+    """No queue policy: a client waits as long as its own deadline says.
+
+    With a timeout of its own, or permission for one, a queue sends nothing on while its model computes, and then often
+    sleeps for 500 ms beside an idle model; with time it sleeps more (triton-inference-server/server, issue 8870).
+    """
     return pb.ModelDynamicBatching(
         preferred_batch_size=model.preferred_batch_sizes,
         max_queue_delay_microseconds=model.max_queue_delay_microseconds,
-        default_queue_policy=pb.ModelQueuePolicy(
-            timeout_action=pb.ModelQueuePolicy.REJECT,
-            default_timeout_microseconds=QUEUE_TIMEOUT_MICROSECONDS,
-            allow_timeout_override=True,
-        ),
     )
 
 

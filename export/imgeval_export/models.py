@@ -35,7 +35,7 @@ TOWER_MAX_BATCH_SIZE = 32  # an image has up to 20 segments of 5 %, and one call
 def preprocess(side_px: int) -> Model:
     """IMAGE and PROMPT -> what the metric models take; the image tower takes squares of `side_px`."""
     outputs = (_pixels(side_px), RGB, SIZE, INPUT_IDS, *_both(INPUT_DETAILS))
-    return Model("preprocess", "python", (IMAGE, PROMPT), outputs)
+    return Model("preprocess", "python", (IMAGE, PROMPT), outputs, parameters=_threads(0))
 
 
 def image_tower(side_px: int, embedding_dim: int) -> Model:
@@ -83,7 +83,9 @@ def sam(side_px: int, grid: int, width: int) -> tuple[Model, ...]:
     return (
         _part("sam_encoder", (pixels,), (embedding,), max_batch_size=1),
         _part("sam_points", (points,), (tokens,), max_batch_size=0),
-        _part("sam_decoder", (one, tokens, min_iou), masks, max_batch_size=0),
+        # Two layers deep, it moves pixels more than it multiplies weights: 10 % faster rounded by the engine than as a
+        # converted file, and no less exact.
+        replace(_part("sam_decoder", (one, tokens, min_iou), masks, max_batch_size=0), rounded_by_engine=True),
     )
 
 
@@ -93,9 +95,12 @@ def qalign() -> Model:
     return Model("qalign", "python", (RGB, SIZE), outputs, parameters=_threads(0))
 
 
-def sam_clip() -> Model:
-    """Image and PROMPT -> relevance of segments to keywords; calls the towers by itself."""
-    return Model("sam_clip", "python", (RGB, SIZE, PROMPT), _explained("sam_clip"))
+def sam_clip(threads: int) -> Model:
+    """Image and PROMPT -> relevance of segments to keywords; calls the towers, and SAM's parts, by itself.
+
+    With SAM it has one thread, since that computes elsewhere, and the masks of an image at a time are enough to hold.
+    """
+    return Model("sam_clip", "python", (RGB, SIZE, PROMPT), _explained("sam_clip"), parameters=_threads(threads))
 
 
 def niqe() -> Model:
@@ -169,7 +174,10 @@ def _pixels(side_px: int) -> Tensor:
 
 
 def _threads(count: int) -> dict[str, str]:
-    """Threads of the engine, as ours and the native backend take them, or of torch; 0: as many as there are cores."""
+    """Threads of the engine, as ours and the native backend take them, of torch, or of a step that computes by itself.
+
+    0: as many as there are cores.
+    """
     return {THREADS_PARAMETER: str(count)}
 
 

@@ -28,47 +28,52 @@ PRECISIONS = (EXACT, "bf16", "int8")  # on CPUs, from the exact one on; gpu.py h
 LARGE_MODELS = ("clip_image", "sam_encoder", "sam_decoder")
 CHANGEABLE_MODELS = (*LARGE_MODELS, "clip_text")
 
-# The mask decoder is two layers deep and moves pixels more than it multiplies weights. So in any lower precision its
-# file stays, and the engine rounds every tensor to bfloat16: 10 % faster than the converted file, and no less exact.
-ROUNDED_BY_ENGINE = ("sam_decoder",)
+ENGINE_PRECISIONS = (EXACT, "bf16")  # what the engine rounds to by itself
 
 
 def with_precision(profile: Profile, choices: Sequence[str]) -> Profile:
     """The profile with networks computing as chosen: "bf16" for all large ones, "sam_decoder=fp32" for one; last wins.
 
+    A profile without the large networks has those that the engine rounds to choose for.
+
     Raises:
-        InvalidInputError: an unknown precision or model, or a profile that has no network to choose for.
+        InvalidInputError: a precision or a model that the profile does not have.
     """
-    changed = {name: precision for name, precision in chosen(choices).items() if precision != EXACT}
-    there = {model.name for model in profile.models}
-    if changed and not there.issuperset(LARGE_MODELS):
-        raise InvalidInputError("precision", f"profile {profile.name} is served in {EXACT} only")
+    if {model.name for model in profile.models}.issuperset(LARGE_MODELS):
+        by_model = chosen(choices)
+    else:
+        by_model = chosen(
+            choices, ENGINE_PRECISIONS, [model.name for model in profile.models if model.rounded_by_engine]
+        )
+    changed = {name: precision for name, precision in by_model.items() if precision != EXACT}
     models = (_in(model, changed[model.name]) if model.name in changed else model for model in profile.models)
     return replace(profile, models=tuple(models))
 
 
-def chosen(choices: Sequence[str], precisions: Sequence[str] = PRECISIONS) -> dict[str, str]:
+def chosen(
+    choices: Sequence[str], precisions: Sequence[str] = PRECISIONS, models: Sequence[str] = CHANGEABLE_MODELS
+) -> dict[str, str]:
     """Precision by model: "bf16" is for all large ones, "sam_decoder=fp32" for one; the last wins.
 
     Raises:
-        InvalidInputError: a precision that is none of `precisions`, or a model that has no choice.
+        InvalidInputError: a precision that is none of `precisions`, or a model that is none of `models`.
     """
     by_model: dict[str, str] = {}
     for choice in choices:
         name, _, precision = choice.rpartition("=")
-        if precision not in precisions or name not in ("", *CHANGEABLE_MODELS):
+        if precision not in precisions or name not in ("", *models):
             raise InvalidInputError(
                 "precision",
                 f"got {choice!r}; allowed: {', '.join(precisions)}, or MODEL=PRECISION with a model of "
-                f"{', '.join(CHANGEABLE_MODELS)}",
+                f"{', '.join(models)}",
             )
-        by_model |= dict.fromkeys([name] if name else LARGE_MODELS, precision)
+        by_model |= dict.fromkeys([name] if name else set(LARGE_MODELS).intersection(models), precision)
     return by_model
 
 
 def _in(model: Model, precision: str) -> Model:
     engine = {"activation_group": str(ACTIVATION_GROUP)} if precision == "int8" else {}  # the embedded server's
-    if model.name in ROUNDED_BY_ENGINE:
+    if model.rounded_by_engine:
         engine = {"inference_precision": "bf16"}
     return replace(model, precision=precision, parameters={**model.parameters, **engine})
 
@@ -80,7 +85,7 @@ def lowest_precision(profile: Profile) -> str:
 
 def convert(path: Path, model: Model) -> None:
     """Rewrite the float32 file at `path` as the model's precision wants it."""
-    if model.precision == EXACT or (model.device == "cpu" and model.name in ROUNDED_BY_ENGINE):
+    if model.precision == EXACT or (model.device == "cpu" and model.rounded_by_engine):
         return
     converted = CONVERTERS[model.precision](onnx.load(path))
     path.with_name(path.name + ".data").unlink(missing_ok=True)

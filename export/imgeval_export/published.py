@@ -139,7 +139,7 @@ def profile(name: str, parts: frozenset[str]) -> Profile:
             models.aesthetic(embedding_dim),
             models.keyword_tower(minilm.WIDTH),
             *models.sam(MaskOptions().image_size_px, SAM_GRID, SAM_WIDTH),
-            models.sam_clip(),
+            models.sam_clip(threads=1),
             *(model for part, model in optional_models.items() if part in parts),
             *([models.unavailable(tuple(missing))] if missing else []),
             models.combine(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,10 +116,10 @@ PROFILE = Profile(
     missing=MISSING,
     models=(
         models.preprocess(PIXEL_SPEC.crop_px),
-        models.image_tower(PIXEL_SPEC.crop_px, WIDTH),
+        replace(models.image_tower(PIXEL_SPEC.crop_px, WIDTH), rounded_by_engine=True),  # convolutions
         models.text_tower(WIDTH),
         models.similarity(WIDTH),
-        models.sam_clip(),
+        models.sam_clip(threads=0),
         models.niqe(),
         models.unavailable(tuple(MISSING)),
         models.combine(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -246,14 +247,27 @@ def test_what_a_cache_does_is_in_the_metrics(serving: ModuleType) -> None:
     assert (hits.messages, misses.messages, used.messages) == (2, 1, 1), "each is a message to the server"
 
 
-@pytest.mark.parametrize(("given", "expected"), [("3", 3), ("0", len(os.sched_getaffinity(0))), (None, 7)])
-def test_torch_gets_the_threads_of_the_configuration(serving: ModuleType, given: str | None, expected: int) -> None:
+@pytest.mark.parametrize(("given", "expected"), [("3", 3), ("0", len(os.sched_getaffinity(0))), (None, 1)])
+def test_a_model_has_the_threads_of_its_configuration(serving: ModuleType, given: str | None, expected: int) -> None:
     torch = pytest.importorskip("torch")
     before = torch.get_num_threads()
     parameters = {} if given is None else {"intra_op_thread_count": {"string_value": given}}
+    args = {"model_config": json.dumps({"parameters": parameters})}
+    assert serving.threads(args) == expected
     try:
         torch.set_num_threads(7)
-        serving.set_torch_threads({"model_config": json.dumps({"parameters": parameters})})
+        serving.set_torch_threads(args)
         assert torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_map_keeps_the_order_and_uses_the_threads(serving: ModuleType) -> None:
+    args = {"model_config": json.dumps({"parameters": {"intra_op_thread_count": {"string_value": "3"}}})}
+    meet = threading.Barrier(3)  # of three at a time, else it breaks
+
+    def work(number: int) -> int:
+        meet.wait(60)
+        return number * number
+
+    assert list(serving.thread_map(args)(work, range(6))) == [0, 1, 4, 9, 16, 25]

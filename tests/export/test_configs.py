@@ -151,20 +151,17 @@ def test_every_composing_model_batches(every: Configs) -> None:
     assert min(config.max_batch_size for config in composing(every).values()) >= contract.MAX_BATCH_SIZE
 
 
-def test_a_request_that_waits_too_long_is_rejected(every: Configs) -> None:
-    """`max_queue_size` may hang the ensemble of this Triton; a timeout may not."""
+def test_no_queue_has_a_policy_of_its_own(every: Configs) -> None:
+    """`max_queue_size` may hang an ensemble, and a timeout makes the queue sleep beside an idle model."""
     for name, config in composing(every).items():
-        policy = config.dynamic_batching.default_queue_policy
-        assert policy.timeout_action == pb.ModelQueuePolicy.REJECT, name
-        assert policy.default_timeout_microseconds > 0, name
-        assert policy.max_queue_size == 0, name
+        assert not config.dynamic_batching.HasField("default_queue_policy"), name
 
 
 def test_each_model_states_its_name_backend_and_instances(every: Configs) -> None:
     for name, config in composing(every).items():
         assert config.name == name
         assert config.backend in ("python", "onnxruntime")
-        assert [group.count for group in config.instance_group] == [1], name
+        assert [group.count >= 1 for group in config.instance_group] == [True], name
         assert not config.HasField("response_cache"), "its key leaves out shape and outputs"
 
 

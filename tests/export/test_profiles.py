@@ -108,7 +108,11 @@ def test_precision_is_chosen_for_all_large_networks_or_for_one(
         ("cpu", BuildOptions(without_parts=("clip",)), "allowed: iqa, qalign"),
         ("cpu", BuildOptions(precision=("int3",)), "got 'int3'; allowed: fp32, bf16, int8, or MODEL=PRECISION"),
         ("cpu", BuildOptions(precision=("details=bf16",)), "a model of clip_image"),
-        ("starter", BuildOptions(precision=("bf16",)), "fp32 only"),
+        (
+            "starter",
+            BuildOptions(precision=("int8",)),
+            "fp32, bf16, or MODEL=PRECISION with a model of clip_image",
+        ),
         ("cpu", BuildOptions(precision=("bf16",), target="container"), "allowed with container and cpu: fp32, int8"),
         ("cpu", BuildOptions(device="tpu", target="container"), "allowed: cpu, gpu"),
         ("cpu", BuildOptions(device="gpu"), "--target container"),

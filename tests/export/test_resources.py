@@ -62,6 +62,8 @@ def test_networks_get_threads_and_small_models_keep_one() -> None:
     assert models["clip_image"].parameters[THREADS_PARAMETER] == "5" and models["clip_image"].instances == 3
     assert models["clip_text"].parameters[THREADS_PARAMETER] == "5" and models["clip_text"].instances == 1
     assert models["iqa"].parameters[THREADS_PARAMETER] == "5", "torch's"
+    assert models["preprocess"].parameters[THREADS_PARAMETER] == "5", "its own"
+    assert models["sam_clip"].parameters[THREADS_PARAMETER] == "1", "SAM computes elsewhere"
     assert models["combine"].parameters[THREADS_PARAMETER] == "1" and models["combine"].instances == 1
     assert models["sam_clip"].instances == models["preprocess"].instances == 3
 

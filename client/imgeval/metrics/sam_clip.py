@@ -10,7 +10,7 @@ choice; the arithmetic is the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,7 @@ class SamClip:
     pixel_spec: PixelSpec
     embed_images: Embed  # pixels (N, 3, S, S) -> (N, D): the image tower
     cache: ByteCache = OFF  # of images: their segments do not depend on the prompt
+    map: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map  # may use threads
 
     def __call__(self, items: Sequence[tuple[NDArray[np.uint8], str]]) -> list[SamClipResult]:
         """Score (rgb (H, W, 3), prompt) pairs; the crops of all of them share the image tower's batches."""
@@ -101,11 +102,12 @@ class SamClip:
 
     def _segments(self, images: Sequence[NDArray[np.uint8]]) -> list[EmbeddedSegments]:
         """The segments of each image, embedded."""
-        segments = [self.segment(rgb) for rgb in images]
-        crops = [crop(rgb, each) for rgb, found in zip(images, segments, strict=True) for each in found]
-        if not crops:
+        segments = list(self.map(self.segment, images))
+        cuts = [(rgb, each) for rgb, found in zip(images, segments, strict=True) for each in found]
+        if not cuts:
             return [NO_SEGMENTS for _ in images]
-        vectors = self.embed_images(np.stack([pixels(each, self.pixel_spec) for each in crops]))
+        crops = self.map(lambda cut: pixels(crop(*cut), self.pixel_spec), cuts)
+        vectors = self.embed_images(np.stack(list(crops)))
         ends = np.cumsum([len(found) for found in segments])
         return [
             EmbeddedSegments(tuple(map(DescribedSegment.of, found)), rows)

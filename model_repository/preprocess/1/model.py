@@ -11,6 +11,7 @@ from imgeval.text import TextTokenizer
 class TritonPythonModel:
     def initialize(self, args):
         settings = serving.settings(args)
+        self.map = serving.thread_map(args)
         self.pixel_spec = PixelSpec(**settings["pixels"])
         self.tokenizer = TextTokenizer.load(serving.model_dir(args), settings["tokenizer"])
 
@@ -18,7 +19,7 @@ class TritonPythonModel:
         return serving.serve("preprocess", requests, (IMAGE.name, PROMPT.name), self.answer)
 
     def answer(self, items):
-        return [self.answer_one(item) for item in items]
+        return list(self.map(self.answer_one, items))
 
     def answer_one(self, item):
         try:

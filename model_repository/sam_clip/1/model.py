@@ -39,6 +39,7 @@ class TritonPythonModel:
             pixel_spec=PixelSpec(**settings["pixels"]),
             embed_images=serving.RemoteModel(**settings["image_model"]),
             cache=serving.cache(args),
+            map=serving.thread_map(args),
         )
 
     def execute(self, requests):
