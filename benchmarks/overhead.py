@@ -21,6 +21,7 @@ from imgeval.embedded.server import EmbeddedServer
 from imgeval.transport import GrpcTransport
 
 CONCURRENCIES = (1, 4, 16)
+MIN_WAVES = 6  # of a round: in the first and the last one the server is not full
 FILE_BYTES = 200_000
 PROMPT_TEXT = "a cup of coffee on a wooden table"
 TIMEOUT_S = 600.0
@@ -46,6 +47,11 @@ class Load:
     def throughput(self) -> float:
         """Requests per second."""
         return len(self.latencies.seconds) / self.seconds
+
+
+def enough(count: int, concurrency: int) -> int:
+    """`count` requests, or more where so many at a time need them for a round that shows a full server."""
+    return max(count, MIN_WAVES * concurrency)
 
 
 def run_load(request: Callable[[], object], concurrency: int, count: int, cpu: Callable[[], float]) -> Load:
@@ -113,7 +119,8 @@ def command(
         }
         asked = (
             f"{', '.join(names)}; one JPEG of {len(image) / 1e3:.0f} kB, 1024 x 1024; {rounds} rounds of {per_round} "
-            f"requests in turns. Both sides give the same values, within {max(differences):.1g}."
+            f"requests, and at least {MIN_WAVES} for each that is under way, in turns. Both sides give the same values "
+            f"within {max(differences):.1g}."
         )
         return options.Report(
             f"{setup.notice}\n{asked}\n\n{_loads(loads)}\n\n{_models(spent)}\n\n{_copied(sizes, names)}",
@@ -139,7 +146,9 @@ def _measure(
                 ("bare", compute, time.process_time),
             ]
             for name, request, cpu in sides if index % 2 == 0 else sides[::-1]:
-                loads.setdefault((name, concurrency), []).append(run_load(request, concurrency, per_round, cpu))
+                loads.setdefault((name, concurrency), []).append(
+                    run_load(request, concurrency, enough(per_round, concurrency), cpu)
+                )
             spent.setdefault(concurrency, []).append(serving.since(running.url, before))
     return loads, spent
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks import options, pictures, serving
 from benchmarks.document import table
-from benchmarks.overhead import PROMPT_TEXT, TIMEOUT_S, run_load
+from benchmarks.overhead import MIN_WAVES, PROMPT_TEXT, TIMEOUT_S, enough, run_load
 from benchmarks.timing import Times
 from imgeval.contract import ENSEMBLE, IMAGE, MAX_BATCH_SIZE, PROMPT, metric_tensor
 from imgeval.transport import GrpcTransport
@@ -49,7 +49,8 @@ def command(
         transport = GrpcTransport(running.url)
         grid = _grid(transport, names, rounds, per_round, lambda: serving.cpu_seconds(running))
         transport.close()
-    text = f"{setup.notice}\n{metrics}; {rounds} rounds of {per_round} requests in turns\n\n{grid}"
+    turns = f"{rounds} rounds of {per_round} requests, and at least {MIN_WAVES} for each that is under way, in turns"
+    text = f"{setup.notice}\n{metrics}; {turns}\n\n{grid}"
     return options.Report(text, setup.subject)
 
 
@@ -76,7 +77,7 @@ def _grid(
     for _ in range(rounds):
         for case in cases:
             _, _, _, batch, concurrency = case
-            load = run_load(requests[case], concurrency, max(concurrency, per_round // batch), cpu)
+            load = run_load(requests[case], concurrency, enough(per_round // batch, concurrency), cpu)
             taken.setdefault(case, []).append((load.throughput * batch, load.latencies))
     rows = []
     for case in cases:
