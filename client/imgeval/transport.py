@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
+import grpc
 import numpy as np
-import tritonclient.grpc as triton
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.grpc import InferResult, service_pb2_grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
+from imgeval.channel import open_channel
+from imgeval.connection import Connection
 from imgeval.errors import (
     DeadlineExceededError,
     ImgevalError,
@@ -20,111 +26,204 @@ from imgeval.errors import (
     ServerUnavailableError,
 )
 
-# Pings notice a peer that vanished without closing. A server that is not told otherwise takes one every 5 minutes while
-# it is computing, and ends connections with more: a request of minutes would fail with "too many pings".
-KEEPALIVE_TIME_MS = 330_000
-KEEPALIVE_TIMEOUT_MS = 10_000
-MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own upper limit
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+Arrays = Mapping[str, NDArray[Any]]
+T = TypeVar("T")
+
+NOT_CONNECTED = ("failed to connect", "dns resolution failed", "handshake failed", "empty address list")
 
 
 class Transport(Protocol):
-    """What a client needs of a server."""
+    """What a client needs of a server: two questions, each to wait for or to start.
+
+    The future of one that was started may be cancelled, and its `cancel` reaches the server.
+    """
 
     url: str
 
     def check_ready(self, model: str, timeout_s: float) -> None:
         """Raise ServerUnavailableError unless the server is reachable and serves this model."""
 
-    def infer(
-        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], timeout_s: float
-    ) -> dict[str, NDArray[Any]]:
+    def infer(self, model: str, inputs: Arrays, outputs: Sequence[str], timeout_s: float) -> dict[str, NDArray[Any]]:
         """Run a model on one batch and return the outputs asked for."""
 
+    def start_check_ready(self, model: str, timeout_s: float) -> Future[None]:
+        """Start `check_ready`."""
+
+    def start_infer(
+        self, model: str, inputs: Arrays, outputs: Sequence[str], timeout_s: float
+    ) -> Future[dict[str, NDArray[Any]]]:
+        """Start `infer`."""
+
     def close(self) -> None:
-        """Give the connection back."""
+        """Give the connection back; ends what is under way."""
+
+
+@dataclass(frozen=True)
+class _Call(Generic[T]):
+    """One remote call: what is sent, what its response means, and what its failure means."""
+
+    method: Any  # grpc.UnaryUnaryMultiCallable
+    request: Any
+    timeout_s: float
+    answer: Callable[[Any], T]
+    failure: Callable[[grpc.RpcError], ImgevalError]
 
 
 class GrpcTransport:
-    """tritonclient's gRPC."""
+    """Triton's protocol, with the messages that tritonclient generates from it, on one gRPC channel.
 
-    def __init__(self, url: str) -> None:
-        """`url` is HOST:PORT.
+    The channel is our own and not that of tritonclient's InferenceServerClient, whose readiness question cannot be
+    started without waiting for it.
+    """
+
+    def __init__(self, where: str | Sequence[str] | Connection) -> None:
+        """`where` is HOST:PORT, several of them, or a Connection.
 
         Raises:
-            InvalidInputError: not of that form.
+            InvalidInputError: an address or option that is not allowed.
+            ServerUnavailableError: one of several host names is not known.
         """
-        if not re.fullmatch(r"[^\s/@]+:\d{1,5}", url) or not 1 <= int(url.rpartition(":")[2]) <= 65_535:
-            raise InvalidInputError("url", f"got {url!r}; allowed: HOST:PORT, such as localhost:8001")
-        self.url = url
-        self._client = triton.InferenceServerClient(url, channel_args=_channel_args(url))
+        self._connection = Connection.of(where)
+        self.url = self._connection.url
+        self._channel = open_channel(self._connection)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._reached = False  # and not lost since
+        self._open = True
 
     def check_ready(self, model: str, timeout_s: float) -> None:
-        try:
-            ready = self._client.is_model_ready(model, client_timeout=timeout_s)
-        except InferenceServerException as error:
-            raise ServerUnavailableError(f"no server at {self.url}: {_one_line(error)}") from error
-        if not ready:
-            raise ServerUnavailableError(f"the server at {self.url} is not ready: model {model!r} is not served")
+        self._wait(self._ready_call(model, timeout_s))
 
-    def infer(
-        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], timeout_s: float
-    ) -> dict[str, NDArray[Any]]:
-        tensors = []
-        for name, array in inputs.items():
-            tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
-        try:
-            response = self._client.infer(
-                model,
-                tensors,
-                outputs=[triton.InferRequestedOutput(name) for name in outputs],
-                client_timeout=timeout_s,
-            )
-        except InferenceServerException as error:
-            raise _typed(error, self.url, timeout_s) from error
-        answers = {}
-        for name in outputs:
-            try:
-                array = response.as_numpy(name)
-            except (ValueError, TypeError, struct.error) as error:  # tritonclient trusts sizes and types
-                raise ServerFailedError(f"the server at {self.url} garbled the output {name}: {error}") from error
-            if array is None:
-                raise ServerFailedError(f"the server at {self.url} left out the output {name}")
-            answers[name] = np.asarray(array)
-        return answers
+    def start_check_ready(self, model: str, timeout_s: float) -> Future[None]:
+        return self._start(self._ready_call(model, timeout_s))
+
+    def infer(self, model: str, inputs: Arrays, outputs: Sequence[str], timeout_s: float) -> dict[str, NDArray[Any]]:
+        return self._wait(self._infer_call(model, inputs, outputs, timeout_s))
+
+    def start_infer(
+        self, model: str, inputs: Arrays, outputs: Sequence[str], timeout_s: float
+    ) -> Future[dict[str, NDArray[Any]]]:
+        return self._start(self._infer_call(model, inputs, outputs, timeout_s))
 
     def close(self) -> None:
-        self._client.close()
+        self._open = False
+        self._channel.close()
+
+    # --- what is asked -----------------------------------------------------------------------------------------------
+    def _ready_call(self, model: str, timeout_s: float) -> _Call[None]:
+        def answer(response: pb.ModelReadyResponse) -> None:
+            if not response.ready:
+                raise ServerUnavailableError(f"the server at {self.url} is not ready: model {model!r} is not served")
+            self._reached = True
+
+        def failure(error: grpc.RpcError) -> ImgevalError:
+            return self._refusal(error) or ServerUnavailableError(f"no server at {self.url}: {_message(error)}")
+
+        return _Call(self._stub.ModelReady, pb.ModelReadyRequest(name=model), timeout_s, answer, failure)
+
+    def _infer_call(
+        self, model: str, inputs: Arrays, outputs: Sequence[str], timeout_s: float
+    ) -> _Call[dict[str, NDArray[Any]]]:
+        request = pb.ModelInferRequest(model_name=model)
+        request.outputs.extend(pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in outputs)
+        for name, array in inputs.items():
+            request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+            request.raw_input_contents.append(_serialized(array))
+        reached = self._reached  # before this call
+
+        def answer(response: pb.ModelInferResponse) -> dict[str, NDArray[Any]]:
+            self._reached = True
+            result = InferResult(response)
+            return {name: self._output(result, name) for name in outputs}
+
+        def failure(error: grpc.RpcError) -> ImgevalError:
+            return self._refusal(error) or self._inference_failure(error, timeout_s, reached)
+
+        return _Call(self._stub.ModelInfer, request, timeout_s, answer, failure)
+
+    def _output(self, result: InferResult, name: str) -> NDArray[Any]:
+        try:
+            array = result.as_numpy(name)
+        except (ValueError, TypeError, struct.error) as error:  # tritonclient trusts sizes and types
+            raise ServerFailedError(f"the server at {self.url} garbled the output {name}: {error}") from error
+        if array is None:
+            raise ServerFailedError(f"the server at {self.url} left out the output {name}")
+        return np.asarray(array)
+
+    # --- how it is asked ---------------------------------------------------------------------------------------------
+    def _wait(self, call: _Call[T]) -> T:
+        """Not `_start` and its result: gRPC needs 0.8 ms more to wake the thread that waits for a future."""
+        metadata = self._metadata()
+        try:
+            response = call.method(call.request, timeout=call.timeout_s, metadata=metadata)
+        except grpc.RpcError as error:
+            raise call.failure(error) from error
+        except ValueError as error:
+            raise self._closed() from error
+        return call.answer(response)
+
+    def _start(self, call: _Call[T]) -> Future[T]:
+        metadata = self._metadata()
+        try:
+            started = call.method.future(call.request, timeout=call.timeout_s, metadata=metadata)
+        except ValueError as error:
+            raise self._closed() from error
+        future: Future[T] = Future()
+
+        def settle(_: object) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(call.answer(started.result()))
+            except grpc.RpcError as error:
+                future.set_exception(call.failure(error))
+            except grpc.FutureCancelledError:
+                future.set_exception(self._closed())
+            except Exception as error:  # noqa: BLE001 - it is whoever waits for the future that must see it
+                future.set_exception(error)
+
+        future.add_done_callback(lambda ended: ended.cancelled() and started.cancel())
+        started.add_done_callback(settle)
+        return future
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        value = self._connection.authorization()
+        return () if value is None else (("authorization", value),)
+
+    # --- what a failure means ----------------------------------------------------------------------------------------
+    def _closed(self) -> ImgevalError:
+        return ServerUnavailableError(f"the connection to {self.url} was closed")
+
+    def _refusal(self, error: grpc.RpcError) -> ImgevalError | None:
+        """Of the client, whatever it asked."""
+        status = error.code()
+        if status in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            given = "the authorization given" if self._connection.has_token else "a client without authorization"
+            return ServerUnavailableError(f"the server at {self.url} refused {given}: {status.name}: {_message(error)}")
+        return None if self._open else self._closed()
+
+    def _inference_failure(self, error: grpc.RpcError, timeout_s: float, reached: bool) -> ImgevalError:
+        status, message = error.code(), _message(error)
+        if status is grpc.StatusCode.INVALID_ARGUMENT:
+            # "in ensemble 'imgeval', preprocess: IMAGE: got ..." -> the field and what is wrong with it
+            match = re.search(r"(IMAGE|PROMPT): (.*)", message)
+            return InvalidInputError(*match.groups()) if match else InvalidInputError("request", message)
+        if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceededError(f"the server at {self.url} gave no answer within {timeout_s:g} s")
+        if status is grpc.StatusCode.UNAVAILABLE and any(sign in message.lower() for sign in NOT_CONNECTED):
+            self._reached = False
+            if not reached:
+                return ServerUnavailableError(f"no server at {self.url}: {message}")
+            # It was there when this request was sent: it died of it or beside it, and no attempt since found another.
+        return ServerFailedError(f"the server at {self.url} failed: {status.name}: {message}")
 
 
-def _channel_args(url: str) -> list[tuple[str, int]]:
-    """Settings of the channel. They replace tritonclient's own, so its message limits stand here again."""
-    settings = {
-        "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
-        "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
-        "grpc.keepalive_time_ms": KEEPALIVE_TIME_MS,
-        "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_MS,
-    }
-    if url.rpartition(":")[0] in LOOPBACK_HOSTS:
-        settings["grpc.enable_http_proxy"] = 0  # a proxy from the environment cannot reach this machine's loopback
-    return list(settings.items())
+def _serialized(array: NDArray[Any]) -> bytes:
+    if array.dtype != np.object_:
+        return array.tobytes()
+    serialized = serialize_byte_tensor(array)
+    content: bytes = serialized.item() if serialized.size else b""
+    return content
 
 
-def _typed(error: InferenceServerException, url: str, timeout_s: float) -> ImgevalError:
-    status = str(error.status() or "").removeprefix("StatusCode.")
-    message = _one_line(error)
-    if status == "INVALID_ARGUMENT":
-        # "in ensemble 'imgeval', preprocess: IMAGE: got ..." -> the field and what is wrong with it
-        match = re.search(r"(IMAGE|PROMPT): (.*)", message)
-        return InvalidInputError(*match.groups()) if match else InvalidInputError("request", message)
-    if status == "DEADLINE_EXCEEDED":
-        return DeadlineExceededError(f"the server at {url} gave no answer within {timeout_s:g} s")
-    if status == "UNAVAILABLE" and "failed to connect" in message.lower():
-        return ServerUnavailableError(f"no server at {url}: {message}")
-    return ServerFailedError(f"the server at {url} failed: {status or 'no status'}: {message}")
-
-
-def _one_line(error: InferenceServerException) -> str:
-    return " ".join((error.message() or "no reason given").split())
+def _message(error: grpc.RpcError) -> str:
+    return " ".join((error.details() or "no reason given").split())
