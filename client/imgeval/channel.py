@@ -21,13 +21,14 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own upper limit
 
 # Pauses between attempts are 0.2, 0.6, 1.8 and 5.4 s, each with gRPC's jitter of a fifth: the default of four attempts
-# outlasts a restart of 2 s. Connecting again sooner than gRPC does by itself lets each attempt find a server that is
-# back.
+# outlasts a restart of 2 s. gRPC by itself waits longer and longer before it connects again, up to 2 minutes, and fails
+# what is asked meanwhile: a server would be back and its client say for minutes that it is not.
 FIRST_PAUSE_S = 0.2
 PAUSE_FACTOR = 3
 MAX_PAUSE_S = 6.0
 FIRST_RECONNECT_MS = 200
-MAX_RECONNECT_MS = 5_000
+MAX_RECONNECT_MS = 2_000
+RECOVERY_S = 3.0  # to wait for a server that was there before: longer than the pause between two connections
 SERVICE = "inference.GRPCInferenceService"  # Triton's
 COMPRESSION = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 

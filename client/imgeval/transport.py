@@ -16,7 +16,7 @@ from tritonclient.grpc import InferResult, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
-from imgeval.channel import open_channel
+from imgeval.channel import RECOVERY_S, open_channel
 from imgeval.connection import Connection
 from imgeval.errors import (
     DeadlineExceededError,
@@ -25,11 +25,12 @@ from imgeval.errors import (
     ServerFailedError,
     ServerUnavailableError,
 )
+from imgeval.shared_memory import MIN_SHARED_BYTES, Region, Regions
 
 Arrays = Mapping[str, NDArray[Any]]
 T = TypeVar("T")
 
-NOT_CONNECTED = ("failed to connect", "dns resolution failed", "handshake failed", "empty address list")
+NOT_CONNECTED = ("connections to all backends failing", "failed to connect", "dns resolution failed")
 
 
 class Transport(Protocol):
@@ -64,9 +65,16 @@ class _Call(Generic[T]):
 
     method: Any  # grpc.UnaryUnaryMultiCallable
     request: Any
+    metadata: tuple[tuple[str, str], ...]
     timeout_s: float
     answer: Callable[[Any], T]
     failure: Callable[[grpc.RpcError], ImgevalError]
+    end: Callable[[bool], None] = lambda answered: None  # whatever happened; whether the server said something
+    wait_for_ready: bool = False  # for a connection, where there is none; else that is a failure at once
+
+    @property
+    def how(self) -> dict[str, Any]:
+        return {"timeout": self.timeout_s, "metadata": self.metadata, "wait_for_ready": self.wait_for_ready}
 
 
 class GrpcTransport:
@@ -87,6 +95,8 @@ class GrpcTransport:
         self.url = self._connection.url
         self._channel = open_channel(self._connection)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._regions = Regions(self._stub, self.url, self._metadata) if self._connection.shared_memory else None
+        self._known = False  # reached at least once
         self._reached = False  # and not lost since
         self._open = True
 
@@ -106,39 +116,61 @@ class GrpcTransport:
 
     def close(self) -> None:
         self._open = False
+        if self._regions:
+            self._regions.close()
         self._channel.close()
 
     # --- what is asked -----------------------------------------------------------------------------------------------
     def _ready_call(self, model: str, timeout_s: float) -> _Call[None]:
+        wait_for_ready = self._known
+        limit_s = min(timeout_s, RECOVERY_S) if wait_for_ready else timeout_s
+
         def answer(response: pb.ModelReadyResponse) -> None:
             if not response.ready:
                 raise ServerUnavailableError(f"the server at {self.url} is not ready: model {model!r} is not served")
-            self._reached = True
+            self._known = self._reached = True
 
         def failure(error: grpc.RpcError) -> ImgevalError:
+            if wait_for_ready and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return ServerUnavailableError(f"no server at {self.url}: lost, and not back within {limit_s:g} s")
             return self._refusal(error) or ServerUnavailableError(f"no server at {self.url}: {_message(error)}")
 
-        return _Call(self._stub.ModelReady, pb.ModelReadyRequest(name=model), timeout_s, answer, failure)
+        request = pb.ModelReadyRequest(name=model)
+        return _Call(
+            self._stub.ModelReady, request, self._metadata(), limit_s, answer, failure, wait_for_ready=wait_for_ready
+        )
 
     def _infer_call(
         self, model: str, inputs: Arrays, outputs: Sequence[str], timeout_s: float
     ) -> _Call[dict[str, NDArray[Any]]]:
+        metadata = self._metadata()
         request = pb.ModelInferRequest(model_name=model)
+        lent: list[Region] = []
         request.outputs.extend(pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in outputs)
         for name, array in inputs.items():
-            request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
-            request.raw_input_contents.append(_serialized(array))
+            tensor = request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+            content = _serialized(array)
+            if self._regions and len(content) >= MIN_SHARED_BYTES:
+                lent.append(self._regions.lend(content))
+                tensor.parameters["shared_memory_region"].string_param = lent[-1].name
+                tensor.parameters["shared_memory_byte_size"].int64_param = len(content)
+            else:
+                request.raw_input_contents.append(content)
         reached = self._reached  # before this call
 
         def answer(response: pb.ModelInferResponse) -> dict[str, NDArray[Any]]:
-            self._reached = True
+            self._known = self._reached = True
             result = InferResult(response)
             return {name: self._output(result, name) for name in outputs}
 
         def failure(error: grpc.RpcError) -> ImgevalError:
             return self._refusal(error) or self._inference_failure(error, timeout_s, reached)
 
-        return _Call(self._stub.ModelInfer, request, timeout_s, answer, failure)
+        def end(answered: bool) -> None:
+            for region in lent:
+                region.give_back(answered=answered)
+
+        return _Call(self._stub.ModelInfer, request, metadata, timeout_s, answer, failure, end)
 
     def _output(self, result: InferResult, name: str) -> NDArray[Any]:
         try:
@@ -152,24 +184,29 @@ class GrpcTransport:
     # --- how it is asked ---------------------------------------------------------------------------------------------
     def _wait(self, call: _Call[T]) -> T:
         """Not `_start` and its result: gRPC needs 0.8 ms more to wake the thread that waits for a future."""
-        metadata = self._metadata()
+        answered = False
         try:
-            response = call.method(call.request, timeout=call.timeout_s, metadata=metadata)
+            response = call.method(call.request, **call.how)
+            answered = True
         except grpc.RpcError as error:
+            answered = _is_answer(error)
             raise call.failure(error) from error
         except ValueError as error:
             raise self._closed() from error
+        finally:
+            call.end(answered)
         return call.answer(response)
 
     def _start(self, call: _Call[T]) -> Future[T]:
-        metadata = self._metadata()
         try:
-            started = call.method.future(call.request, timeout=call.timeout_s, metadata=metadata)
+            started = call.method.future(call.request, **call.how)
         except ValueError as error:
+            call.end(False)
             raise self._closed() from error
         future: Future[T] = Future()
 
         def settle(_: object) -> None:
+            call.end(started.code() is grpc.StatusCode.OK or _is_answer(started))
             if not future.set_running_or_notify_cancel():
                 return
             try:
@@ -203,6 +240,9 @@ class GrpcTransport:
 
     def _inference_failure(self, error: grpc.RpcError, timeout_s: float, reached: bool) -> ImgevalError:
         status, message = error.code(), _message(error)
+        if self._regions and "shared memory region" in message:
+            self._regions.forget()
+            return ServerFailedError(f"the server at {self.url} was restarted and has lost the image: {message}")
         if status is grpc.StatusCode.INVALID_ARGUMENT:
             # "in ensemble 'imgeval', preprocess: IMAGE: got ..." -> the field and what is wrong with it
             match = re.search(r"(IMAGE|PROMPT): (.*)", message)
@@ -223,6 +263,12 @@ def _serialized(array: NDArray[Any]) -> bytes:
     serialized = serialize_byte_tensor(array)
     content: bytes = serialized.item() if serialized.size else b""
     return content
+
+
+def _is_answer(error: grpc.RpcError) -> bool:
+    """Whether the server is through with the request. Of what is cancelled or late nobody knows."""
+    unknown = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+    return error.code() not in unknown
 
 
 def _message(error: grpc.RpcError) -> str:
