@@ -34,10 +34,10 @@ def imgeval_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """`IMGEVAL_HOME` of this session; weights come out of the installed packages, never over the network."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("IMGEVAL_")]:
+            patch.delenv(name)
         patch.setenv("IMGEVAL_HOME", str(home))
         patch.setenv("IMGEVAL_OFFLINE", "1")
-        for name in ("IMGEVAL_URL", "IMGEVAL_WEIGHTS", "IMGEVAL_PROFILE", "IMGEVAL_IDLE_TIMEOUT"):
-            patch.delenv(name, raising=False)
         yield home
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,6 @@ class FakeTransport:
         self.calls: list[tuple[str, dict[str, Any], list[str], float]] = []
         self.closed = False
         self._details, self._error, self._answer = details, error, answer
-        self._made = threading.local()  # a part is asked for in two calls of one thread
 
     def check_ready(self, model: str, timeout_s: float) -> None:
         if isinstance(self._error, ServerUnavailableError):
@@ -57,13 +57,40 @@ class FakeTransport:
         if self._error:
             raise self._error
         assert all(array.shape == (1, 1) for array in inputs.values())
+        values = {name: f"value of {name}".encode() for name in outputs}
+        details = self._details
         if self._answer and "PROMPT" in given:
-            self._made.details = json.dumps(self._answer(given["IMAGE"], given["PROMPT"].decode())).encode()
-        values = {name: np.array([[f"value of {name}".encode()]], dtype=np.object_) for name in outputs}
+            details = json.dumps(self._answer(given["IMAGE"], given["PROMPT"].decode())).encode()
+            values["INPUT_DETAILS"] = details  # a part is asked for in two calls, and this goes from one to the other
+        elif self._answer:
+            details = given["INPUT_DETAILS_FOR_COMBINE"]
         if "DETAILS" in values:
-            details = self._made.details if self._answer else self._details
-            values["DETAILS"] = np.array([[details]], dtype=np.object_)
-        return values
+            values["DETAILS"] = details
+        return {name: np.array([[values[name]]], dtype=np.object_) for name in outputs}
+
+    def start_check_ready(self, model: str, timeout_s: float) -> Future[None]:
+        return _started(self.check_ready, model, timeout_s)
+
+    def start_infer(
+        self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str], timeout_s: float
+    ) -> Future[dict[str, np.ndarray]]:
+        return _started(self.infer, model, inputs, outputs, timeout_s)
 
     def close(self) -> None:
         self.closed = True
+
+
+def _started(question: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    """A question in a thread of its own; nothing interrupts it, so whoever cancels the future is just not told."""
+    future: Future[Any] = Future()
+
+    def answer() -> None:
+        try:
+            result, error = question(*arguments), None
+        except Exception as raised:  # noqa: BLE001 - for whoever waits for the future
+            result, error = None, raised
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error) if error else future.set_result(result)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return future

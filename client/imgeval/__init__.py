@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imgeval.client import Client
+    from imgeval.client import AsyncClient, Client
     from imgeval.compare import Matrix, Ranked, Ranking
+    from imgeval.connection import Connection
     from imgeval.errors import (
         BuildError,
         DeadlineExceededError,
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from imgeval.result import MetricValue, Result
 
 __all__ = [
+    "AsyncClient",
     "BuildError",
     "Client",
+    "Connection",
     "DeadlineExceededError",
     "EmbeddedServerError",
     "ImgevalError",
@@ -45,7 +48,9 @@ __all__ = [
 ]
 
 _MODULES = {  # of the names that are no errors
+    "AsyncClient": "client",
     "Client": "client",
+    "Connection": "connection",
     "Matrix": "compare",
     "MetricValue": "result",
     "Outcome": "many",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import click
+
+from imgeval.connection import Compression, Connection
 
 if TYPE_CHECKING:
     from imgeval.client import Client
@@ -21,9 +24,11 @@ R = TypeVar("R")
 _OPTIONS = (
     click.option(
         "--url",
+        multiple=True,
         envvar="IMGEVAL_URL",
         metavar="HOST:PORT",
-        help="Server; default: a local one, started if there is none.",
+        callback=lambda context, option, values: ",".join(values) or None,
+        help="Server, or several: repeated, or with commas; default: a local one, started if there is none.",
     ),
     click.option("--metrics", metavar="A,B", help="Only these metrics; the others cost nothing."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
@@ -49,12 +54,55 @@ _OPTIONS = (
     ),
 )
 
+_FILE = click.Path(dir_okay=False)
+# Arguments of `Connection`, by their names. A token is none of them: everybody on a machine can read command lines.
+_CONNECTION_OPTIONS = (
+    click.option("--tls", is_flag=True, envvar="IMGEVAL_TLS", help="Encrypt; any certificate turns it on."),
+    click.option("--ca-cert", type=_FILE, envvar="IMGEVAL_CA_CERT", help="PEM root certificates to trust."),
+    click.option("--client-cert", type=_FILE, envvar="IMGEVAL_CLIENT_CERT", help="PEM certificate of this client."),
+    click.option("--client-key", type=_FILE, envvar="IMGEVAL_CLIENT_KEY", help="PEM key of this client."),
+    click.option("--server-name", envvar="IMGEVAL_SERVER_NAME", help="In the server's certificate, if not its host."),
+    click.option(
+        "--token-file",
+        type=_FILE,
+        envvar="IMGEVAL_TOKEN_FILE",
+        help="Holds the authorization header's value, or a bearer token; or the variable IMGEVAL_TOKEN does.",
+    ),
+    click.option(
+        "--compression",
+        type=click.Choice(get_args(Compression)),
+        default="none",
+        show_default=True,
+        envvar="IMGEVAL_COMPRESSION",
+        help="Of what is sent.",
+    ),
+    click.option(
+        "--shared-memory",
+        is_flag=True,
+        envvar="IMGEVAL_SHARED_MEMORY",
+        help="Send images through memory that a server on this machine reads.",
+    ),
+    click.option(
+        "--max-attempts",
+        type=int,
+        default=Connection.max_attempts,
+        show_default=True,
+        envvar="IMGEVAL_MAX_ATTEMPTS",
+        help="How often to ask while no server answers.",
+    ),
+)
+_CONNECTION = tuple(name for name in Connection.__dataclass_fields__ if name not in ("urls", "token"))
+
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What `with_server_options` parsed. `metrics` are names as typed, not checked; None for the command's default."""
+    """What `with_server_options` parsed. `metrics` are names as typed, not checked; None for the command's default.
+
+    `connection` makes the Connection to an address; it raises InvalidInputError for options that are not allowed.
+    """
 
     url: str | None
+    connection: Callable[[str], Connection]
     metrics: tuple[str, ...] | None
     as_json: bool
     profile: str | None
@@ -67,27 +115,38 @@ def with_server_options(command: Callable[Concatenate[ServerOptions, P], R]) -> 
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        own: dict[str, Any] = {name: kwargs.pop(name) for name in ServerOptions.__dataclass_fields__}
+        how: dict[str, Any] = {name: kwargs.pop(name) for name in _CONNECTION}
+        if how["token_file"] is None:
+            how["token"] = os.environ.get("IMGEVAL_TOKEN") or None
+        own: dict[str, Any] = {
+            name: kwargs.pop(name) for name in ServerOptions.__dataclass_fields__ if name != "connection"
+        }
+        own["connection"] = functools.partial(Connection, **how)
         if own["metrics"] is not None:
             own["metrics"] = tuple(name for name in map(str.strip, own["metrics"].split(",")) if name)
         return command(ServerOptions(**own), *args, **kwargs)
 
     decorated: Callable[P, R] = wrapped
-    for option in reversed(_OPTIONS):
+    for option in reversed(_OPTIONS + _CONNECTION_OPTIONS):
         decorated = option(decorated)
     return decorated
 
 
 def connect(options: ServerOptions) -> Client:
     """The server of --url; else the one on the default port, else an embedded one that runs, else a new one."""
+    if options.url:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes about handshakes to stderr, and errors are one line
     from imgeval.client import DEFAULT_URL, Client
     from imgeval.contract import ENSEMBLE
-    from imgeval.errors import ServerUnavailableError
+    from imgeval.errors import InvalidInputError, ServerUnavailableError
     from imgeval.transport import GrpcTransport
 
     if options.url:
-        return Client(options.url, timeout_s=options.timeout_s)
-    local = GrpcTransport(DEFAULT_URL)
+        return Client(options.connection(options.url), timeout_s=options.timeout_s)
+    connection = options.connection(DEFAULT_URL)
+    if connection.secure or connection.has_token:
+        raise InvalidInputError("url", "got none beside TLS or a token; allowed: --url of the server that they are for")
+    local = GrpcTransport(connection)
     try:
         local.check_ready(ENSEMBLE, READY_TIMEOUT_S)
         return Client(transport=local, timeout_s=options.timeout_s)
@@ -97,10 +156,10 @@ def connect(options: ServerOptions) -> Client:
     from imgeval.embedded.server import find
 
     if there := find(profile=options.profile):
-        return Client(there.url, timeout_s=options.timeout_s)
+        return Client(options.connection(there.url), timeout_s=options.timeout_s)
     server = launch(
         options.profile or DEFAULT_PROFILE,
         idle_timeout_s=options.idle_timeout_s,
         progress=lambda line: click.echo(line, err=True),
     )
-    return Client(server.url, timeout_s=options.timeout_s)
+    return Client(options.connection(server.url), timeout_s=options.timeout_s)

@@ -1,36 +1,24 @@
-"""The client library: images and prompts to a server, results back."""
+"""The client library: images and prompts to a server, results back.
+
+`Client` waits in threads and `AsyncClient` in asyncio; both only name what `core.py`, `many.py` and `compare.py` do.
+"""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from imgeval import compare, many
 from imgeval.compare import COSINE, Matrix, Ranking
-from imgeval.contract import (
-    DETAILS,
-    DETAILS_MODEL,
-    ENSEMBLE,
-    IMAGE,
-    INPUT_DETAILS,
-    METRIC_DETAILS,
-    METRIC_NAMES,
-    PROMPT,
-    Tensor,
-    for_combine,
-    metric_tensor,
-)
-from imgeval.errors import DeadlineExceededError, ServerFailedError
-from imgeval.inputs import check_metrics, check_prompt, encode_image, image_label
+from imgeval.connection import Connection
+from imgeval.core import Core
+from imgeval.inputs import check_metrics
 from imgeval.many import DEFAULT_CONCURRENCY, Outcome
 from imgeval.result import SCORE, Result
 from imgeval.transport import GrpcTransport, Transport
+from imgeval.waiting import EventLoop, Threads, Waiting, iterate, run
 
 if TYPE_CHECKING:
     from imgeval.inputs import ImageLike
@@ -39,24 +27,39 @@ DEFAULT_URL = "localhost:8001"
 DEFAULT_TIMEOUT_S = 60.0
 
 
-class Client:
-    """A connection to one server. Safe to share between threads.
+class _AnyClient:
+    """What both clients are made of."""
 
-    Args:
-        url: HOST:PORT of the server's gRPC address.
-        timeout_s: deadline of each call.
-        transport: another way to reach a server, instead of gRPC to `url`.
-    """
+    _waiting: type[Waiting]
 
     def __init__(
-        self, url: str = DEFAULT_URL, *, timeout_s: float = DEFAULT_TIMEOUT_S, transport: Transport | None = None
+        self,
+        url: str | Sequence[str] | Connection = DEFAULT_URL,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        transport: Transport | None = None,
     ) -> None:
         self._transport = transport if transport is not None else GrpcTransport(url)
-        self._timeout_s = timeout_s
+        self._core = Core(self._transport, timeout_s, self._waiting())
 
     @property
     def url(self) -> str:
         return self._transport.url
+
+
+class Client(_AnyClient):
+    """A connection to one server, or to several that serve the same. Safe to share between threads.
+
+    Args:
+        url: HOST:PORT of the server's gRPC address, several of them, or a `Connection` with options.
+        timeout_s: deadline of each call, with all attempts.
+        transport: another way to reach a server, instead of gRPC to `url`.
+
+    Raises:
+        InvalidInputError: an address or option that is not allowed.
+    """
+
+    _waiting = Threads
 
     def __enter__(self) -> Client:
         return self
@@ -67,7 +70,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Give the connection back. Calls under way in other threads end, on the server too, with an error here."""
         self._transport.close()
 
     def score(
@@ -87,24 +90,7 @@ class Client:
             DeadlineExceededError: no answer within `timeout_s`, all calls together.
             ServerFailedError: the server failed on this request.
         """
-        start = time.perf_counter()
-        wanted = check_metrics(metrics)
-        encoded = encode_image(image)
-        text = check_prompt(prompt)
-        deadline = start + self._timeout_s
-        self._transport.check_ready(ENSEMBLE, self._timeout_s)
-        connected = time.perf_counter()
-        details = self._details({IMAGE: encoded, PROMPT: text}, wanted, deadline)
-        end = time.perf_counter()
-        timing_ms = {
-            "connect": (connected - start) * 1e3,
-            "server": (end - connected) * 1e3,
-            "total": (end - start) * 1e3,
-        }
-        try:
-            return Result.from_details(details, label or image_label(image), prompt, timing_ms)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ServerFailedError(f"the server at {self.url} gave details of another shape: {error!r}") from error
+        return run(self._core.score(image, prompt, metrics, label))
 
     def score_many(
         self,
@@ -132,7 +118,7 @@ class Client:
                 started is dropped, and the pairs without an outcome are those that were not scored.
             Exception: whatever `pairs` raises, after the outcomes of what it gave.
         """
-        return many.score_many(self, pairs, check_metrics(metrics), concurrency, ordered)
+        return iterate(many.score_many(self._core, pairs, check_metrics(metrics), concurrency, ordered))
 
     def rank(
         self, prompt: str, images: Sequence[ImageLike], *, by: str = SCORE, metrics: Sequence[str] | None = None
@@ -152,7 +138,7 @@ class Client:
             InvalidInputError: a prompt, `by` or metric name that is not allowed, or no image at all.
             ServerUnavailableError: no server is reachable and ready.
         """
-        return compare.rank(self, prompt, images, by, metrics)
+        return run(compare.rank(self._core, prompt, images, by, metrics))
 
     def match(
         self,
@@ -178,7 +164,7 @@ class Client:
             InvalidInputError: an image, `by` or metric name that is not allowed, or no prompt at all.
             ServerUnavailableError: no server is reachable and ready.
         """
-        return compare.match(self, image, prompts, by, metrics, label)
+        return run(compare.match(self._core, image, prompts, by, metrics, label))
 
     def matrix(
         self, images: Sequence[ImageLike], prompts: Sequence[str], *, metrics: Sequence[str] | None = None
@@ -189,33 +175,71 @@ class Client:
             InvalidInputError: a metric name that is not allowed, no image or no prompt.
             ServerUnavailableError: no server is reachable and ready.
         """
-        return compare.matrix(self, images, prompts, metrics)
+        return run(compare.matrix(self._core, images, prompts, metrics))
 
-    def _details(self, request: dict[Tensor, bytes], metrics: tuple[str, ...], deadline: float) -> dict[str, Any]:
-        inputs = {tensor.name: np.array([[value]], dtype=np.object_) for tensor, value in request.items()}
-        if metrics == METRIC_NAMES:
-            answer = self._infer(ENSEMBLE, inputs, [DETAILS.name], deadline)
-        else:
-            # The values asked for, and nothing else is computed; then the server's own last step on those alone.
-            tensors = [INPUT_DETAILS, *map(metric_tensor, metrics)]
-            tensors += [METRIC_DETAILS[name] for name in metrics if name in METRIC_DETAILS]
-            values = self._infer(ENSEMBLE, inputs, [tensor.name for tensor in tensors], deadline)
-            inputs = {for_combine(tensor).name: values[tensor.name] for tensor in tensors}
-            answer = self._infer(DETAILS_MODEL, inputs, [DETAILS.name], deadline)
-        try:
-            details: dict[str, Any] = json.loads(answer[DETAILS.name].item())
-        except ValueError as error:
-            raise ServerFailedError(f"the server at {self.url} gave details that are not JSON: {error}") from error
-        return details
 
-    def _infer(
-        self, model: str, inputs: dict[str, NDArray[Any]], outputs: Sequence[str], deadline: float
-    ) -> dict[str, NDArray[Any]]:
-        left_s = deadline - time.perf_counter()
-        late = DeadlineExceededError(f"the server at {self.url} gave no answer within {self._timeout_s:g} s")
-        if left_s <= 0:
-            raise late
-        try:
-            return self._transport.infer(model, inputs, outputs, left_s)
-        except DeadlineExceededError as error:
-            raise late from error
+class AsyncClient(_AnyClient):
+    """`Client` for asyncio: the same arguments, methods and errors, to be awaited.
+
+    Cancelling a task that waits for a method ends its calls, on the server too. Files are read and images encoded in
+    threads, so that the event loop goes on; gRPC holds it up while it takes a large image, 10 MB for about 40 ms, which
+    a connection with `shared_memory` does not.
+    """
+
+    _waiting = EventLoop
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """As `Client.close`."""
+        await asyncio.to_thread(self._transport.close)
+
+    async def score(
+        self, image: ImageLike, prompt: str, *, metrics: Sequence[str] | None = None, label: str | None = None
+    ) -> Result:
+        """As `Client.score`."""
+        return await self._core.score(image, prompt, metrics, label)
+
+    def score_many(
+        self,
+        pairs: Iterable[tuple[ImageLike, str]] | AsyncIterable[tuple[ImageLike, str]],
+        *,
+        metrics: Sequence[str] | None = None,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        ordered: bool = True,
+    ) -> AsyncGenerator[Outcome, None]:
+        """As `Client.score_many`, for `async for`. `pairs` may be asynchronous; if not, reading it holds the loop up.
+
+        Closing the generator (`contextlib.aclosing`) also ends the calls that are under way.
+        """
+        return many.score_many(self._core, pairs, check_metrics(metrics), concurrency, ordered)
+
+    async def rank(
+        self, prompt: str, images: Sequence[ImageLike], *, by: str = SCORE, metrics: Sequence[str] | None = None
+    ) -> Ranking:
+        """As `Client.rank`."""
+        return await compare.rank(self._core, prompt, images, by, metrics)
+
+    async def match(
+        self,
+        image: ImageLike,
+        prompts: Sequence[str],
+        *,
+        by: str = COSINE,
+        metrics: Sequence[str] | None = None,
+        label: str | None = None,
+    ) -> Ranking:
+        """As `Client.match`."""
+        return await compare.match(self._core, image, prompts, by, metrics, label)
+
+    async def matrix(
+        self, images: Sequence[ImageLike], prompts: Sequence[str], *, metrics: Sequence[str] | None = None
+    ) -> Matrix:
+        """As `Client.matrix`."""
+        return await compare.matrix(self._core, images, prompts, metrics)

@@ -6,10 +6,9 @@ images x prompts --many.outcomes--> outcomes --rank_outcomes--> places, probabil
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from imgeval.metrics.relevance import softmax_of_cosines
 from imgeval.result import SCORE, Result
 
 if TYPE_CHECKING:
-    from imgeval.client import Client
+    from imgeval.core import Core
     from imgeval.inputs import ImageLike
 
 COSINE = "clip"  # the metric that probabilities are made of
@@ -98,35 +97,37 @@ class Matrix:
         return [[cell.value(by) if isinstance(cell, Result) else None for cell in row] for row in self.cells]
 
 
-def rank(client: Client, prompt: str, images: Sequence[ImageLike], by: str, metrics: Sequence[str] | None) -> Ranking:
+async def rank(core: Core, prompt: str, images: Sequence[ImageLike], by: str, metrics: Sequence[str] | None) -> Ranking:
     """`Client.rank`, which says what it does."""
     names = check_by(by, metrics)
     check_prompt(prompt)
-    rows = (_row(client, image, [prompt], names, image_label(image)) for image in _several(images, "images"))
-    return rank_outcomes(list(outcomes(chain.from_iterable(rows))), by)
+    return rank_outcomes(await _scored(core, _several(images, "images"), [prompt], names), by)
 
 
-def match(
-    client: Client, image: ImageLike, prompts: Sequence[str], by: str, metrics: Sequence[str] | None, label: str | None
+async def match(
+    core: Core, image: ImageLike, prompts: Sequence[str], by: str, metrics: Sequence[str] | None, label: str | None
 ) -> Ranking:
     """`Client.match`, which says what it does."""
     names = check_by(by, metrics)
-    tasks = _row(client, encode_image(image), _several(prompts, "prompts"), names, label or image_label(image))
-    return rank_outcomes(list(outcomes(tasks)), by)
+    columns = _several(prompts, "prompts")
+    encoded = await core.waiting.work(encode_image, image)  # where it is none, there is nothing to match
+    return rank_outcomes(await _scored(core, [encoded], columns, names, label or image_label(image)), by)
 
 
-def matrix(
-    client: Client, images: Sequence[ImageLike], prompts: Sequence[str], metrics: Sequence[str] | None
+async def matrix(
+    core: Core, images: Sequence[ImageLike], prompts: Sequence[str], metrics: Sequence[str] | None
 ) -> Matrix:
     """`Client.matrix`, which says what it does."""
     names = check_metrics(metrics)
     rows, columns = _several(images, "images"), _several(prompts, "prompts")
-    labels = tuple(map(image_label, rows))
-    tasks = (_row(client, image, columns, names, label) for image, label in zip(rows, labels, strict=True))
-    found = [outcome.result or outcome.error for outcome in outcomes(chain.from_iterable(tasks))]
+    found = [outcome.result or outcome.error for outcome in await _scored(core, rows, columns, names)]
     cells = [cell for cell in found if cell is not None]  # an outcome always has one of the two
     starts = range(0, len(cells), len(columns))
-    return Matrix(labels, tuple(columns), tuple(tuple(cells[start : start + len(columns)]) for start in starts))
+    return Matrix(
+        tuple(map(image_label, rows)),
+        tuple(columns),
+        tuple(tuple(cells[start : start + len(columns)]) for start in starts),
+    )
 
 
 def check_by(by: str, metrics: Sequence[str] | None) -> tuple[str, ...]:
@@ -192,17 +193,27 @@ def _caveats(rows: Sequence[Ranked], by: str, comparable: bool) -> Iterator[str]
             yield f"{by} is missing: {reason}"
 
 
-def _row(
-    client: Client, image: ImageLike, prompts: Sequence[str], metrics: tuple[str, ...], label: str
-) -> Iterator[Task]:
-    """One image against prompts; it is read and encoded once, when the first of them is asked for."""
-    try:
-        encoded = encode_image(image)
-    except InvalidInputError as error:
-        yield from (refused(error, label, prompt_label(prompt)) for prompt in prompts)
-        return
-    for prompt in prompts:
-        yield Task(label, prompt_label(prompt), partial(client.score, encoded, prompt, metrics=metrics, label=label))
+async def _scored(
+    core: Core, images: Sequence[ImageLike], prompts: Sequence[str], metrics: tuple[str, ...], label: str | None = None
+) -> list[Outcome]:
+    """Every image against every prompt, image by image."""
+    return [outcome async for outcome in outcomes(core.waiting, _tasks(core, images, prompts, metrics, label))]
+
+
+async def _tasks(
+    core: Core, images: Sequence[ImageLike], prompts: Sequence[str], metrics: tuple[str, ...], label: str | None
+) -> AsyncGenerator[Task, None]:
+    """An image is read and encoded once, when its first prompt is asked for."""
+    for image in images:
+        name = label or image_label(image)
+        try:
+            encoded = await core.waiting.work(encode_image, image)
+        except InvalidInputError as error:
+            for prompt in prompts:
+                yield refused(error, name, prompt_label(prompt))
+            continue
+        for prompt in prompts:
+            yield Task(name, prompt_label(prompt), partial(core.score, encoded, prompt, metrics, name))
 
 
 def _several(values: Sequence[Any], field: str) -> list[Any]:

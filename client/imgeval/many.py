@@ -1,22 +1,24 @@
 """Many pairs through one client: bounded, in order or as completed, and no bad pair stops the others.
 
-pairs --read in the caller's thread, at most 2 x concurrency ahead--> workers --> outcomes
+pairs --read where the caller is, at most 2 x concurrency ahead--> workers --> outcomes
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imgeval.errors import ImgevalError, InvalidInputError, ServerUnavailableError
 from imgeval.inputs import encode_image, image_label, prompt_label
 
 if TYPE_CHECKING:
-    from imgeval.client import Client
+    from imgeval.core import Core
     from imgeval.result import Result
+    from imgeval.waiting import Waiting
 
 DEFAULT_CONCURRENCY = 8  # calls under way at once
 READ_AHEAD = 2  # pairs read and not yet handed out, for each of these calls: what lets a slow one not stop the others
@@ -42,12 +44,16 @@ class Task:
 
     image: str
     prompt: str
-    call: Callable[[], Result]
+    call: Callable[[], Coroutine[Any, Any, Result]]
 
 
 def score_many(
-    client: Client, pairs: Iterable[tuple[Any, str]], metrics: tuple[str, ...], concurrency: int, ordered: bool
-) -> Iterator[Outcome]:
+    core: Core,
+    pairs: Iterable[tuple[Any, str]] | AsyncIterable[tuple[Any, str]],
+    metrics: tuple[str, ...],
+    concurrency: int,
+    ordered: bool,
+) -> AsyncGenerator[Outcome, None]:
     """`Client.score_many`, which says what it does.
 
     Raises:
@@ -55,34 +61,39 @@ def score_many(
     """
     if concurrency < 1:
         raise InvalidInputError("concurrency", f"got {concurrency}; allowed: 1 or more")
-    return outcomes((_task(client, pair, metrics) for pair in pairs), concurrency=concurrency, ordered=ordered)
+    return outcomes(core.waiting, _tasks(core, pairs, metrics), concurrency=concurrency, ordered=ordered)
 
 
-def outcomes(
-    tasks: Iterable[Task], *, concurrency: int = DEFAULT_CONCURRENCY, ordered: bool = True
-) -> Iterator[Outcome]:
+async def outcomes(
+    waiting: Waiting,
+    tasks: AsyncGenerator[Task, None],
+    *,
+    concurrency: int = DEFAULT_CONCURRENCY,
+    ordered: bool = True,
+) -> AsyncGenerator[Outcome, None]:
     """Run tasks, at most `concurrency` at once and `READ_AHEAD` times as many read and not handed out.
 
     Raises, after the outcomes of all that was under way were handed out:
         ServerUnavailableError: a task found no server; those that had not started by then are dropped.
         Exception: whatever reading `tasks` raised.
     """
-    source = enumerate(tasks)
+    count = 0
     pending: dict[Future[Result], tuple[int, Task]] = {}  # in input order, as dicts keep theirs
     more, failure = True, None
-    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="imgeval")
+    workers = waiting.workers(concurrency)
     try:
         while more or pending:
             if more and len(pending) < READ_AHEAD * concurrency:
                 try:
-                    index, task = next(source)
-                    pending[pool.submit(task.call)] = index, task
-                except StopIteration:
+                    task = await anext(tasks)
+                    pending[workers.submit(task.call)] = count, task
+                    count += 1
+                except StopAsyncIteration:
                     more = False
                 except Exception as error:  # noqa: BLE001 - the caller's own, raised again below
                     more, failure = False, error
             elif pending:
-                wait([next(iter(pending))] if ordered else pending, return_when=FIRST_COMPLETED)
+                await workers.wait([next(iter(pending))] if ordered else list(pending))
             # One is read, then one is handed out: a slow reader delays no outcome by more than one pair.
             done = _next_done(pending, ordered)
             if done is None:
@@ -99,8 +110,8 @@ def outcomes(
                 outcome = Outcome(index, task.image, task.prompt, None, error)
             yield outcome
     finally:
-        # Not waited for: what is under way ends with its deadline, or with `Client.close`, and nobody asks for it.
-        pool.shutdown(wait=False, cancel_futures=True)
+        await workers.close()
+        await tasks.aclose()
     if failure is not None:
         raise failure
 
@@ -115,7 +126,14 @@ def _next_done(pending: Iterable[Future[Result]], ordered: bool) -> Future[Resul
     return None
 
 
-def _task(client: Client, pair: tuple[Any, str], metrics: tuple[str, ...]) -> Task:
+async def _tasks(
+    core: Core, pairs: Iterable[tuple[Any, str]] | AsyncIterable[tuple[Any, str]], metrics: tuple[str, ...]
+) -> AsyncGenerator[Task, None]:
+    async for pair in core.waiting.values(pairs):
+        yield await _task(core, pair, metrics)
+
+
+async def _task(core: Core, pair: tuple[Any, str], metrics: tuple[str, ...]) -> Task:
     """What scores one pair. Only files are left to the workers: whatever else is an image may change after this."""
     try:
         image, prompt = pair
@@ -125,16 +143,16 @@ def _task(client: Client, pair: tuple[Any, str], metrics: tuple[str, ...]) -> Ta
     label, text = image_label(image), prompt_label(prompt)
     if not isinstance(image, (str, os.PathLike)):
         try:
-            image = encode_image(image)
+            image = await core.waiting.work(encode_image, image)
         except InvalidInputError as error:
             return refused(error, label, text)
-    return Task(label, text, lambda: client.score(image, prompt, metrics=metrics, label=label))
+    return Task(label, text, partial(core.score, image, prompt, metrics, label))
 
 
 def refused(error: ImgevalError, image: str, prompt: str) -> Task:
     """A task that fails: a pair that cannot be scored takes its turn like the others."""
 
-    def fail() -> Result:
+    async def fail() -> Result:
         raise error
 
     return Task(image, prompt, fail)

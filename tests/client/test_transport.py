@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from imgeval import DeadlineExceededError, InvalidInputError, ServerFailedError, ServerUnavailableError, transport
+from imgeval import DeadlineExceededError, InvalidInputError, ServerFailedError, ServerUnavailableError, channel
 from imgeval.embedded.server import EmbeddedServer
 from imgeval.embedded.supervisor import requests_served
 from imgeval.errors import ImgevalError
@@ -244,4 +244,4 @@ def test_a_proxy_in_the_environment_does_not_hide_this_machine(
 
 def test_pings_stay_below_what_a_triton_server_takes() -> None:
     """Its `--grpc-http2-min-recv-ping-interval-without-data` is 300,000 ms by default; more pings end a connection."""
-    assert transport.KEEPALIVE_TIME_MS > 300_000
+    assert channel.KEEPALIVE_TIME_MS > 300_000
