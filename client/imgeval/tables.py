@@ -1,8 +1,9 @@
-"""Results and rankings as tables for people."""
+"""Results, rankings and comparisons as tables for people."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,10 @@ from rich.text import Text
 from imgeval.compare import Ranking
 from imgeval.contract import METRIC_NAMES
 from imgeval.result import SCORE, Result
+
+if TYPE_CHECKING:
+    from imgeval.gates import Gate
+    from imgeval.run_comparison import PromptDifference, RunComparison
 
 PIPE_WIDTH = 160  # columns where the output is no terminal and so has no width of its own
 
@@ -105,3 +110,54 @@ def _origin(result: Result) -> str:
     weighed = [name for name, metric in result.metrics.items() if metric.weight > 0]
     part = "" if result.complete or result.score is None else f", incomplete: only {', '.join(weighed)}"
     return f"preset {result.preset}, profile {result.profile}{part}"
+
+
+def print_comparison(comparison: RunComparison, gates: Sequence[Gate], by: str, console: Console | None = None) -> None:
+    """Print the differences, B's largest wins and losses by one value, what to beware of, and the gates."""
+    console = _sized(console)
+    console.print(_differences(comparison))
+    value = comparison.values[by]
+    for title, pairs in (("wins", value.wins), ("losses", value.losses)):
+        if pairs:
+            console.print(Text(f"\nlargest {title} of B by {by}", style="bold"))
+            console.print(_pairs(pairs))
+    console.print()
+    for caveat in comparison.caveats:
+        console.print(Text(caveat, style="bold"), soft_wrap=True)
+    if comparison.weights_warning:
+        console.print(Text(comparison.weights_warning, style="bold red"), soft_wrap=True)
+    for gate in gates:
+        verdict = "passed" if gate.passed else "FAILED"
+        line = f"gate {gate.option} {gate.name}={gate.limit:g} {verdict}: {gate.seen}"
+        console.print(Text(line, style="" if gate.passed else "bold red"), soft_wrap=True)
+    console.print(Text(f"{comparison.pairs} prompts in both runs", style="bold"))
+
+
+def _differences(comparison: RunComparison) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("value", "mean A", "mean B", "B - A", "95 % interval", "B wins", "ties", "pairs", "better"):
+        table.add_column(heading, justify="left" if heading in ("value", "better") else "right", no_wrap=True)
+    for value in comparison.values.values():
+        interval = "-" if value.interval is None else f"{value.interval[0]:+.4f} .. {value.interval[1]:+.4f}"
+        table.add_row(
+            value.name + (" (lower is better)" if value.lower_is_better else ""),
+            _number(value.mean_a),
+            _number(value.mean_b),
+            f"{value.difference:+.4f}",
+            interval,
+            f"{value.win_rate:.1%}",
+            str(value.ties),
+            str(value.pairs),
+            value.better or "-",
+        )
+    return table
+
+
+def _pairs(pairs: Sequence[PromptDifference]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("B - A", "A", "B"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("prompt", overflow="fold")
+    for pair in pairs:
+        table.add_row(f"{pair.difference:+.4f}", _number(pair.a), _number(pair.b), Text(pair.prompt))
+    return table
