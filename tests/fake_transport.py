@@ -38,11 +38,13 @@ class FakeTransport:
         details: bytes = json.dumps(DETAILS).encode(),
         error: ImgevalError | None = None,
         answer: Callable[[bytes, str], dict[str, Any]] | None = None,
+        config: dict[str, Any] | None = None,
     ) -> None:
         self.url = "fake:1"
         self.calls: list[tuple[str, dict[str, Any], list[str], float]] = []
         self.closed = False
         self._details, self._error, self._answer = details, error, answer
+        self._config = config or {}
         self._made = threading.local()  # a part is asked for in two calls of one thread
 
     def check_ready(self, model: str, timeout_s: float) -> None:
@@ -64,6 +66,9 @@ class FakeTransport:
             details = self._made.details if self._answer else self._details
             values["DETAILS"] = np.array([[details]], dtype=np.object_)
         return values
+
+    def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        return self._config
 
     def close(self) -> None:
         self.closed = True

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     )
     from imgeval.many import Outcome
     from imgeval.result import MetricValue, Result
+    from imgeval.run_comparison import RunComparison
+    from imgeval.served import ServedMetric, ServedMetrics
 
 __all__ = [
     "BuildError",
@@ -40,6 +42,9 @@ __all__ = [
     "Ranked",
     "Ranking",
     "Result",
+    "RunComparison",
+    "ServedMetric",
+    "ServedMetrics",
     "ServerFailedError",
     "ServerUnavailableError",
 ]
@@ -52,6 +57,9 @@ _MODULES = {  # of the names that are no errors
     "Ranked": "compare",
     "Ranking": "compare",
     "Result": "result",
+    "RunComparison": "run_comparison",
+    "ServedMetric": "served",
+    "ServedMetrics": "served",
 }
 
 

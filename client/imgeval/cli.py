@@ -13,6 +13,7 @@ COMMANDS = (
     "rank",
     "match",
     "compare",
+    "metrics",
 )  # in the order of --help; each is the function of that name in its file
 
 

@@ -30,6 +30,7 @@ from imgeval.errors import DeadlineExceededError, ServerFailedError
 from imgeval.inputs import check_metrics, check_prompt, encode_image, image_label
 from imgeval.many import DEFAULT_CONCURRENCY, Outcome
 from imgeval.result import SCORE, Result
+from imgeval.served import ServedMetrics
 from imgeval.transport import GrpcTransport, Transport
 
 if TYPE_CHECKING:
@@ -190,6 +191,16 @@ class Client:
             ServerUnavailableError: no server is reachable and ready.
         """
         return compare.matrix(self, images, prompts, metrics)
+
+    def metrics(self) -> ServedMetrics:
+        """What the server serves: models, ranges, direction, licences, citations, and how to get what is missing.
+
+        Raises:
+            ServerUnavailableError: no server is reachable and ready.
+            ServerFailedError: the server does not tell, because its repository was built by an older version.
+        """
+        self._transport.check_ready(ENSEMBLE, self._timeout_s)
+        return ServedMetrics.from_config(self._transport.model_config(ENSEMBLE, self._timeout_s), self.url)
 
     def _details(self, request: dict[Tensor, bytes], metrics: tuple[str, ...], deadline: float) -> dict[str, Any]:
         inputs = {tensor.name: np.array([[value]], dtype=np.object_) for tensor, value in request.items()}

@@ -16,6 +16,7 @@ from imgeval.result import SCORE, Result
 if TYPE_CHECKING:
     from imgeval.gates import Gate
     from imgeval.run_comparison import PromptDifference, RunComparison
+    from imgeval.served import ServedMetrics
 
 PIPE_WIDTH = 160  # columns where the output is no terminal and so has no width of its own
 
@@ -161,3 +162,32 @@ def _pairs(pairs: Sequence[PromptDifference]) -> Table:
     for pair in pairs:
         table.add_row(f"{pair.difference:+.4f}", _number(pair.a), _number(pair.b), Text(pair.prompt))
     return table
+
+
+def print_served(served: ServedMetrics, console: Console | None = None) -> None:
+    """Print what a server serves, whom to cite, and how to get what is missing."""
+    console = _sized(console)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("metric", "range", "better"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("model", "licence of the weights"):
+        table.add_column(heading, overflow="fold")
+    papers: dict[str, list[str]] = {}
+    for name, metric in served.metrics.items():
+        license_names = "; ".join(metric.licenses) or "see terms"
+        commercial = "" if metric.commercial_use else " (commercial use not clearly allowed)"
+        better = "lower" if metric.lower_is_better else "higher"
+        table.add_row(name, Text(metric.range), better, Text(metric.model), Text(license_names + commercial))
+        for paper in metric.citations:
+            papers.setdefault(paper, []).append(name)
+    console.print(table)
+    lines = [f"terms of {name}: {metric.terms}" for name, metric in served.metrics.items() if metric.terms]
+    lines += [f"cite for {', '.join(names)}: {paper}" for paper, names in papers.items()]
+    lines += [f"missing {name}: {reason}" for name, reason in served.missing.items()]
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    if served.weights != "published":
+        warning = f"WEIGHTS ARE {served.weights.upper()}: their numbers are no scores"
+        console.print(Text(warning, style="bold red"))
+    origin = f"profile {served.profile}, preset {served.preset}, fingerprint {served.fingerprint}"
+    console.print(Text(f"served at {served.url} ({origin})", style="bold"), soft_wrap=True)

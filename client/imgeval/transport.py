@@ -41,6 +41,9 @@ class Transport(Protocol):
     ) -> dict[str, NDArray[Any]]:
         """Run a model on one batch and return the outputs asked for."""
 
+    def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        """The configuration of a model, as Triton writes it in JSON."""
+
     def close(self) -> None:
         """Give the connection back."""
 
@@ -94,6 +97,14 @@ class GrpcTransport:
                 raise ServerFailedError(f"the server at {self.url} left out the output {name}")
             answers[name] = np.asarray(array)
         return answers
+
+    def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        try:
+            answer = self._client.get_model_config(model, as_json=True, client_timeout=timeout_s)
+        except InferenceServerException as error:
+            raise _typed(error, self.url, timeout_s) from error
+        config: dict[str, Any] = answer["config"]
+        return config
 
     def close(self) -> None:
         self._client.close()
