@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from imgeval import completions
+
 if TYPE_CHECKING:
     from imgeval.client import Client
 
@@ -25,14 +27,24 @@ _OPTIONS = (
         metavar="HOST:PORT",
         help="Server; default: a local one, started if there is none.",
     ),
-    click.option("--metrics", metavar="A,B", help="Only these metrics; the others cost nothing."),
+    click.option(
+        "--metrics",
+        envvar="IMGEVAL_METRICS",
+        metavar="A,B",
+        shell_complete=completions.metrics,
+        help="Only these metrics; the others cost nothing.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     click.option(
-        "--profile", envvar="IMGEVAL_PROFILE", help="Of the local server; default: whichever runs, else starter."
+        "--profile",
+        envvar="IMGEVAL_PROFILE",
+        shell_complete=completions.profiles,
+        help="Of the local server; default: whichever runs, else starter.",
     ),
     click.option(
         "--timeout",
         "timeout_s",
+        envvar="IMGEVAL_TIMEOUT",
         default=60.0,
         show_default=True,
         type=click.FloatRange(min=0, min_open=True),

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from imgeval.compare import Ranking
 from imgeval.contract import METRIC_NAMES
+from imgeval.many import Outcome
 from imgeval.result import SCORE, Result
 
 if TYPE_CHECKING:
@@ -60,6 +61,29 @@ def print_ranking(ranking: Ranking, of: Literal["image", "prompt"], console: Con
         origins = {result.metrics[ranking.by].model for result in results if ranking.by in result.metrics}
     for origin in sorted(origins):
         console.print(Text(f"by {ranking.by} ({origin})"), soft_wrap=True)
+
+
+def print_outcomes(outcomes: Sequence[Outcome], console: Console | None = None) -> None:
+    """Print several pairs in their order, a row each, what could not be scored, and what to beware of."""
+    console = _sized(console)
+    results = [outcome.result for outcome in outcomes if outcome.result]
+    names = [name for name in METRIC_NAMES if any(name in result.metrics for result in results)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in (SCORE, *names):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("image", "prompt"):
+        table.add_column(heading, overflow="fold")
+    for outcome in outcomes:
+        numbers = [outcome.result.value(name) if outcome.result else None for name in (SCORE, *names)]
+        table.add_row(*map(_number, numbers), Text(outcome.image), Text(outcome.prompt))
+    console.print(table)
+    for outcome in outcomes:
+        if outcome.error:
+            console.print(Text(f"failed {outcome.image}: {outcome.error}"), soft_wrap=True)
+    for warning in sorted({result.weights_warning for result in results} - {""}):
+        console.print(Text(warning, style="bold red"))
+    for origin in dict.fromkeys(map(_origin, results)):
+        console.print(Text(f"scores by {origin}", style="bold"), soft_wrap=True)
 
 
 def _sized(console: Console | None) -> Console:

@@ -195,7 +195,7 @@ def test_a_server_that_dies_of_it(images: list[str]) -> None:
     assert "UNAVAILABLE" in err
 
 
-@pytest.mark.parametrize("command", ["score", "rank", "match"])
+@pytest.mark.parametrize("command", ["score", "rank", "match", "metrics"])
 def test_help_has_an_example_and_the_shared_options(command: str) -> None:
     code, out, _ = ended(command, "--help")
     assert code == 0

@@ -1,4 +1,4 @@
-"""What is told of the metrics agrees with the manifest, with the models' names and with pyiqa; no fingerprint hangs on it."""
+"""What is told of the metrics agrees with the manifest, with the models' names and with pyiqa."""
 
 from __future__ import annotations
 

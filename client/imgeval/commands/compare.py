@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from imgeval import completions
 from imgeval.cli_errors import one_line_errors
 from imgeval.commands.output import echo_json
 
@@ -17,7 +18,11 @@ RUN = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.argument("run_a", type=RUN)
 @click.argument("run_b", type=RUN)
-@click.option("--by", help="What wins and losses are listed by; default: score, else the first metric there is.")
+@click.option(
+    "--by",
+    shell_complete=completions.values,
+    help="What wins and losses are listed by; default: score, else the first metric there is.",
+)
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=0), help="Wins and losses to list.")
 @click.option(
     "--fail-below",
