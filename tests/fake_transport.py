@@ -70,5 +70,8 @@ class FakeTransport:
     def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
         return self._config
 
+    def server_status(self, timeout_s: float) -> dict[str, Any]:
+        return {"name": "fake", "version": "1", "extensions": ["system_shared_memory"], "shared_memory_regions": 0}
+
     def close(self) -> None:
         self.closed = True

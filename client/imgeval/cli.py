@@ -17,6 +17,7 @@ COMMANDS = (  # in the order of --help; each is the function of that name in its
     "match",
     "compare",
     "metrics",
+    "doctor",
     "completion",
 )
 WITHOUT_CONFIG = ("doctor", "completion")  # that work where the configuration file is broken

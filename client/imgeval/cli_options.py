@@ -92,6 +92,11 @@ def with_server_options(command: Callable[Concatenate[ServerOptions, P], R]) -> 
 
 def connect(options: ServerOptions) -> Client:
     """The server of --url; else the one on the default port, else an embedded one that runs, else a new one."""
+    return find(options) or start(options)
+
+
+def find(options: ServerOptions) -> Client | None:
+    """The server of --url, which is not asked yet; else one that is there; None where there is none."""
     from imgeval.client import DEFAULT_URL, Client
     from imgeval.contract import ENSEMBLE
     from imgeval.errors import ServerUnavailableError
@@ -105,11 +110,17 @@ def connect(options: ServerOptions) -> Client:
         return Client(transport=local, timeout_s=options.timeout_s)
     except ServerUnavailableError:
         local.close()
-    from imgeval.embedded.launch import DEFAULT_PROFILE, launch
-    from imgeval.embedded.server import find
+    from imgeval.embedded import server
 
-    if there := find(profile=options.profile):
-        return Client(there.url, timeout_s=options.timeout_s)
+    there = server.find(profile=options.profile)
+    return Client(there.url, timeout_s=options.timeout_s) if there else None
+
+
+def start(options: ServerOptions) -> Client:
+    """A new embedded server, which is left running."""
+    from imgeval.client import Client
+    from imgeval.embedded.launch import DEFAULT_PROFILE, launch
+
     server = launch(
         options.profile or DEFAULT_PROFILE,
         idle_timeout_s=options.idle_timeout_s,

@@ -59,6 +59,11 @@ class Client:
     def url(self) -> str:
         return self._transport.url
 
+    @property
+    def transport(self) -> Transport:
+        """The connection, for what this class has no method for."""
+        return self._transport
+
     def __enter__(self) -> Client:
         return self
 

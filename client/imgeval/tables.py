@@ -15,10 +15,12 @@ from imgeval.many import Outcome
 from imgeval.result import SCORE, Result
 
 if TYPE_CHECKING:
+    from imgeval.doctor.check import Check
     from imgeval.gates import Gate
     from imgeval.run_comparison import PromptDifference, RunComparison
     from imgeval.served import ServedMetrics
 
+STATE_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 PIPE_WIDTH = 160  # columns where the output is no terminal and so has no width of its own
 
 
@@ -215,3 +217,12 @@ def print_served(served: ServedMetrics, console: Console | None = None) -> None:
         console.print(Text(warning, style="bold red"))
     origin = f"profile {served.profile}, preset {served.preset}, fingerprint {served.fingerprint}"
     console.print(Text(f"served at {served.url} ({origin})", style="bold"), soft_wrap=True)
+
+
+def print_check(check: Check, console: Console | None = None) -> None:
+    """Print what a check has seen, and beneath it what to do."""
+    console = _sized(console)
+    line = Text.assemble((f"{check.state:5}", STATE_STYLES[check.state]), (check.name, "bold"), f": {check.seen}")
+    console.print(line, soft_wrap=True)
+    if check.advice:
+        console.print(Text(f"     -> {check.advice}"), soft_wrap=True)

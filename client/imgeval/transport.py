@@ -44,6 +44,9 @@ class Transport(Protocol):
     def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """The configuration of a model, as Triton writes it in JSON."""
 
+    def server_status(self, timeout_s: float) -> dict[str, Any]:
+        """The server's name, version and extensions, and how many regions of shared memory clients registered."""
+
     def close(self) -> None:
         """Give the connection back."""
 
@@ -105,6 +108,19 @@ class GrpcTransport:
             raise _typed(error, self.url, timeout_s) from error
         config: dict[str, Any] = answer["config"]
         return config
+
+    def server_status(self, timeout_s: float) -> dict[str, Any]:
+        try:
+            server = self._client.get_server_metadata(client_timeout=timeout_s)
+            memory = self._client.get_system_shared_memory_status(client_timeout=timeout_s)
+        except InferenceServerException as error:
+            raise _typed(error, self.url, timeout_s) from error
+        return {
+            "name": server.name,
+            "version": server.version,
+            "extensions": list(server.extensions),
+            "shared_memory_regions": len(memory.regions),
+        }
 
     def close(self) -> None:
         self._client.close()
