@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from imgeval.client import Client
-from imgeval.contract import DETAILS, ENSEMBLE, IMAGE, PROMPT
+from imgeval.contract import ENSEMBLE
 from imgeval.doctor.check import Check, run
 from imgeval.errors import (
     DeadlineExceededError,
@@ -23,7 +23,7 @@ from imgeval.probe import CONNECT_TIMEOUT_S
 
 PHOTO_SIDE_PX = 320  # NIQE needs 194
 PHOTO_PROMPT = "a sun above a green field"
-TINY_DEADLINE_S = 0.001  # in which no server scores anything
+TINY_DEADLINE_S = 1e-6  # in which no server answers
 PATIENCE_S = 1.0  # by which a call with that deadline must have ended
 MAX_DRIFT_S = 0.1  # of the wall clock against the monotonic one while the checks ran
 
@@ -111,19 +111,18 @@ class ServerChecks:
 
     def deadline(self) -> Iterator[Check]:
         """Whether a call ends when its time is up."""
-        request = {IMAGE: photo(), PROMPT: PHOTO_PROMPT.encode()}
-        inputs = {tensor.name: np.array([[value]], dtype=np.object_) for tensor, value in request.items()}
+        # No inference: Triton 24.10 can crash of one that is cancelled while it runs, and this is to harm nothing.
         start = time.perf_counter()
         try:
-            self._transport.infer(ENSEMBLE, inputs, [DETAILS.name], TINY_DEADLINE_S)
+            self._transport.model_config(ENSEMBLE, TINY_DEADLINE_S)
         except DeadlineExceededError:
             took_s = time.perf_counter() - start
-            seen = f"a call with {TINY_DEADLINE_S * 1e3:.0f} ms ended after {took_s * 1e3:.0f} ms"
+            seen = f"a call with {TINY_DEADLINE_S * 1e6:.0f} us ended after {took_s * 1e3:.1f} ms"
             good = took_s <= PATIENCE_S
             yield Check("deadline", "ok" if good else "warn", seen, "" if good else "this machine is overloaded")
         else:
-            seen = f"a call with {TINY_DEADLINE_S * 1e3:.0f} ms was answered"
-            yield Check("deadline", "fail", seen, "what answers there computes nothing: is it a proxy or a stand-in?")
+            seen = f"a call with {TINY_DEADLINE_S * 1e6:.0f} us was answered"
+            yield Check("deadline", "fail", seen, "deadlines are not kept: look at what stands between here and there")
 
     def clock(self) -> Iterator[Check]:
         """Whether the wall clock kept pace with the monotonic one while the checks ran; deadlines go by the latter."""
