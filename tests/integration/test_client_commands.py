@@ -75,7 +75,7 @@ def test_doctor_on_a_server_that_is_well_and_stays_so(server: EmbeddedServer) ->
     ]
     for name in set(METRIC_NAMES) - set(SERVED):
         assert checks[f"metric {name}"]["advice"] == starter.PROFILE.missing[name]
-    for name in ("server", "models", "server version", "server's shared memory", "deadline"):
+    for name in ("server", "models", "server version", "server's shared memory"):
         assert checks[name]["state"] == "ok", checks[name]
     assert "triton 2." in checks["server version"]["seen"]
     for _ in range(3):

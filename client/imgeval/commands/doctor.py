@@ -63,8 +63,7 @@ def _checks(context: click.Context, options: ServerOptions, names: tuple[str, ..
     if isinstance(group, click.Group):
         commands = {name: group.get_command(context, name) for name in group.list_commands(context)}
     known = {name: command for name, command in commands.items() if command}
-    of_machine = (machine.python, machine.packages, machine.embedded_server, machine.home, machine.shared_memory)
-    yield from run((*of_machine, lambda: machine.configuration(known)))
+    yield from run((*machine.CHECKS, lambda: machine.configuration(known)))
     yield Check("options", "ok", ", ".join(_in_force(context, options)))
     try:
         client = find(options) or (start_server(options) if start else None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import re
 import shutil
+import socket
 import tempfile
+import time
 import urllib.request
 from collections.abc import Collection, Iterator, Mapping
 
@@ -17,11 +20,12 @@ from packaging.specifiers import SpecifierSet
 
 from imgeval import config
 from imgeval.doctor.check import Check
-from imgeval.errors import EmbeddedServerError, InvalidInputError, install_hint
+from imgeval.errors import EmbeddedServerError, ImgevalError, InvalidInputError, install_hint
 
 PACKAGE = "imgeval"
 EMBEDDED = "embedded"  # the extra
 MIN_FREE_BYTES = 2 * 2**30  # the starter profile takes 1.1 GB, packages apart
+DEADLINE_S, MAX_LATE_S = 0.2, 0.5
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # that gRPC reads
 SECRETS = re.compile("TOKEN|SECRET|PASSWORD|KEY")  # in the name of a variable whose value is not shown
 
@@ -124,6 +128,27 @@ def shared_memory() -> Iterator[Check]:
         yield Check(name, "ok", seen)
 
 
+def deadline() -> Iterator[Check]:
+    """Whether a call ends when its time is up, by a call to an address of this machine that never answers.
+
+    No server is asked: Triton 24.10 may hang or crash of a request that is cancelled as it comes in, and a check is to
+    do no harm.
+    """
+    from imgeval.contract import ENSEMBLE
+    from imgeval.transport import GrpcTransport
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        transport = GrpcTransport(f"127.0.0.1:{silent.getsockname()[1]}")
+        start = time.perf_counter()
+        with contextlib.closing(transport), contextlib.suppress(ImgevalError):
+            transport.check_ready(ENSEMBLE, DEADLINE_S)
+        late_s = time.perf_counter() - start - DEADLINE_S
+    seen = f"a call with {DEADLINE_S * 1e3:.0f} ms that nobody answers ended {late_s * 1e3:+.0f} ms after that"
+    in_time = abs(late_s) <= MAX_LATE_S
+    advice = "the machine is overloaded or its clock is not steady: deadlines (--timeout) are not what they say"
+    yield Check("deadline", "ok" if in_time else "warn", seen, "" if in_time else advice)
+
+
 def configuration(commands: Mapping[str, click.Command]) -> Iterator[Check]:
     """The configuration file, every command's part of it, and the environment variables that are set."""
     file = config.path()
@@ -154,3 +179,6 @@ def proxies(url: str) -> Iterator[Check]:
         yield Check("proxies", "ok", f"{shown}; not used for {host}")
     else:
         yield Check("proxies", "warn", f"{shown}; used for {host}", f"if it is not meant to be: no_proxy={host}")
+
+
+CHECKS = (python, packages, embedded_server, home, shared_memory, deadline)  # that need to be told nothing
