@@ -29,6 +29,15 @@ PHOTO_SIDE_PX = 384  # of the longer side; NIQE needs 194 of the shorter
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The configuration file of whoever runs the tests is none of theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.delenv("IMGEVAL_CONFIG", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def imgeval_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """`IMGEVAL_HOME` of this session; weights come out of the installed packages, never over the network."""

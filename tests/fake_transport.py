@@ -39,11 +39,13 @@ class FakeTransport:
         details: bytes = json.dumps(DETAILS).encode(),
         error: ImgevalError | None = None,
         answer: Callable[[bytes, str], dict[str, Any]] | None = None,
+        config: dict[str, Any] | None = None,
     ) -> None:
         self.url = "fake:1"
         self.calls: list[tuple[str, dict[str, Any], list[str], float]] = []
         self.closed = False
         self._details, self._error, self._answer = details, error, answer
+        self._config = config or {}
 
     def check_ready(self, model: str, timeout_s: float) -> None:
         if isinstance(self._error, ServerUnavailableError):
@@ -75,6 +77,12 @@ class FakeTransport:
         self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str], timeout_s: float
     ) -> Future[dict[str, np.ndarray]]:
         return _started(self.infer, model, inputs, outputs, timeout_s)
+
+    def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        return self._config
+
+    def server_status(self, timeout_s: float) -> dict[str, Any]:
+        return {"name": "fake", "version": "1", "extensions": ["system_shared_memory"], "shared_memory_regions": 0}
 
     def close(self) -> None:
         self.closed = True

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     )
     from imgeval.many import Outcome
     from imgeval.result import MetricValue, Result
+    from imgeval.run_comparison import RunComparison
+    from imgeval.served import ServedMetric, ServedMetrics
 
 __all__ = [
     "AsyncClient",
@@ -43,6 +45,9 @@ __all__ = [
     "Ranked",
     "Ranking",
     "Result",
+    "RunComparison",
+    "ServedMetric",
+    "ServedMetrics",
     "ServerFailedError",
     "ServerUnavailableError",
 ]
@@ -57,6 +62,9 @@ _MODULES = {  # of the names that are no errors
     "Ranked": "compare",
     "Ranking": "compare",
     "Result": "result",
+    "RunComparison": "run_comparison",
+    "ServedMetric": "served",
+    "ServedMetrics": "served",
 }
 
 

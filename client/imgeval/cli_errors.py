@@ -9,7 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
-from imgeval.errors import BuildError, ImgevalError, install_hint
+from imgeval.config import origin
+from imgeval.errors import BuildError, ImgevalError, InvalidInputError, install_hint
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,7 +32,9 @@ class Commands(click.Group):
         except click.ClickException as error:
             context = error.ctx if isinstance(error, click.UsageError) else None
             hint = f" (see {context.command_path} --help)" if context else ""
-            click.echo(f"error: {' '.join(error.format_message().split())}{hint}", err=True)
+            parameter = error.param if isinstance(error, click.BadParameter) else None
+            where = origin(context, parameter.name or "") if context and parameter else ""
+            click.echo(f"error: {where}{' '.join(error.format_message().split())}{hint}", err=True)
             sys.exit(error.exit_code)
         except click.Abort:
             click.echo("interrupted", err=True)
@@ -46,7 +49,9 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except ImgevalError as error:
-            click.echo("error: " + " ".join(str(error).split()), err=True)
+            context = click.get_current_context(silent=True)
+            where = origin(context, error.field) if context and isinstance(error, InvalidInputError) else ""
+            click.echo(f"error: {where}" + " ".join(str(error).split()), err=True)
             sys.exit(error.exit_code)
         except ImportError as error:  # a command of an extra, in an install without it
             click.echo(f"error: {error}; {install_hint('embedded')}", err=True)

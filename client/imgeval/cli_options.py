@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import click
 
+from imgeval import completions
 from imgeval.connection import Compression, Connection
 
 if TYPE_CHECKING:
@@ -30,14 +31,24 @@ _OPTIONS = (
         callback=lambda context, option, values: ",".join(values) or None,
         help="Server, or several: repeated, or with commas; default: a local one, started if there is none.",
     ),
-    click.option("--metrics", metavar="A,B", help="Only these metrics; the others cost nothing."),
+    click.option(
+        "--metrics",
+        envvar="IMGEVAL_METRICS",
+        metavar="A,B",
+        shell_complete=completions.metrics,
+        help="Only these metrics; the others cost nothing.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     click.option(
-        "--profile", envvar="IMGEVAL_PROFILE", help="Of the local server; default: whichever runs, else starter."
+        "--profile",
+        envvar="IMGEVAL_PROFILE",
+        shell_complete=completions.profiles,
+        help="Of the local server; default: whichever runs, else starter.",
     ),
     click.option(
         "--timeout",
         "timeout_s",
+        envvar="IMGEVAL_TIMEOUT",
         default=60.0,
         show_default=True,
         type=click.FloatRange(min=0, min_open=True),
@@ -134,6 +145,11 @@ def with_server_options(command: Callable[Concatenate[ServerOptions, P], R]) -> 
 
 def connect(options: ServerOptions) -> Client:
     """The server of --url; else the one on the default port, else an embedded one that runs, else a new one."""
+    return find(options) or start(options)
+
+
+def find(options: ServerOptions) -> Client | None:
+    """The server of --url, which is not asked yet; else one that is there; None where there is none."""
     if options.url:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes about handshakes to stderr, and errors are one line
     from imgeval.client import DEFAULT_URL, Client
@@ -152,11 +168,17 @@ def connect(options: ServerOptions) -> Client:
         return Client(transport=local, timeout_s=options.timeout_s)
     except ServerUnavailableError:
         local.close()
-    from imgeval.embedded.launch import DEFAULT_PROFILE, launch
-    from imgeval.embedded.server import find
+    from imgeval.embedded import server
 
-    if there := find(profile=options.profile):
-        return Client(options.connection(there.url), timeout_s=options.timeout_s)
+    there = server.find(profile=options.profile)
+    return Client(options.connection(there.url), timeout_s=options.timeout_s) if there else None
+
+
+def start(options: ServerOptions) -> Client:
+    """A new embedded server, which is left running."""
+    from imgeval.client import Client
+    from imgeval.embedded.launch import DEFAULT_PROFILE, launch
+
     server = launch(
         options.profile or DEFAULT_PROFILE,
         idle_timeout_s=options.idle_timeout_s,

@@ -17,6 +17,7 @@ from imgeval.core import Core
 from imgeval.inputs import check_metrics
 from imgeval.many import DEFAULT_CONCURRENCY, Outcome
 from imgeval.result import SCORE, Result
+from imgeval.served import ServedMetrics
 from imgeval.transport import GrpcTransport, Transport
 from imgeval.waiting import EventLoop, Threads, Waiting, iterate, run
 
@@ -45,6 +46,11 @@ class _AnyClient:
     @property
     def url(self) -> str:
         return self._transport.url
+
+    @property
+    def transport(self) -> Transport:
+        """The connection, for what this class has no method for."""
+        return self._transport
 
 
 class Client(_AnyClient):
@@ -177,6 +183,15 @@ class Client(_AnyClient):
         """
         return run(compare.matrix(self._core, images, prompts, metrics))
 
+    def metrics(self) -> ServedMetrics:
+        """What the server serves: models, ranges, direction, licences, citations, and how to get what is missing.
+
+        Raises:
+            ServerUnavailableError: no server is reachable and ready.
+            ServerFailedError: the server does not tell, because its repository was built by an older version.
+        """
+        return run(self._core.metrics())
+
 
 class AsyncClient(_AnyClient):
     """`Client` for asyncio: the same arguments, methods and errors, to be awaited.
@@ -243,3 +258,7 @@ class AsyncClient(_AnyClient):
     ) -> Matrix:
         """As `Client.matrix`."""
         return await compare.matrix(self._core, images, prompts, metrics)
+
+    async def metrics(self) -> ServedMetrics:
+        """As `Client.metrics`."""
+        return await self._core.metrics()

@@ -29,6 +29,7 @@ from imgeval.contract import (
 from imgeval.errors import DeadlineExceededError, InvalidInputError, ServerFailedError, ServerUnavailableError
 from imgeval.inputs import check_metrics, check_prompt, encode_image, image_label
 from imgeval.result import Result
+from imgeval.served import ServedMetrics
 from imgeval.transport import Transport
 from imgeval.waiting import Waiting
 
@@ -82,6 +83,12 @@ class Core:
         except (AttributeError, KeyError, TypeError) as error:
             url = self.transport.url
             raise ServerFailedError(f"the server at {url} gave details of another shape: {error!r}") from error
+
+    async def metrics(self) -> ServedMetrics:
+        """`Client.metrics`, which says what it does."""
+        await self.waiting.check_ready(self.transport, ENSEMBLE, self._timeout_s)
+        config = await self.waiting.work(self.transport.model_config, ENSEMBLE, self._timeout_s)
+        return ServedMetrics.from_config(config, self.transport.url)
 
     async def _details(self, request: dict[Tensor, bytes], metrics: tuple[str, ...], deadline: float) -> dict[str, Any]:
         inputs = {tensor.name: np.array([[value]], dtype=np.object_) for tensor, value in request.items()}

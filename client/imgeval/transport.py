@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 from tritonclient.grpc import InferResult, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
@@ -54,6 +55,12 @@ class Transport(Protocol):
         self, model: str, inputs: Arrays, outputs: Sequence[str], timeout_s: float
     ) -> Future[dict[str, NDArray[Any]]]:
         """Start `infer`."""
+
+    def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        """The configuration of a model, as Triton writes it in JSON."""
+
+    def server_status(self, timeout_s: float) -> dict[str, Any]:
+        """The server's name, version and extensions, and how many regions of shared memory clients registered."""
 
     def close(self) -> None:
         """Give the connection back; ends what is under way."""
@@ -114,6 +121,20 @@ class GrpcTransport:
     ) -> Future[dict[str, NDArray[Any]]]:
         return self._start(self._infer_call(model, inputs, outputs, timeout_s))
 
+    def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        answer = self._told(self._stub.ModelConfig, pb.ModelConfigRequest(name=model), timeout_s)
+        return MessageToDict(answer.config, preserving_proto_field_name=True)
+
+    def server_status(self, timeout_s: float) -> dict[str, Any]:
+        server = self._told(self._stub.ServerMetadata, pb.ServerMetadataRequest(), timeout_s)
+        memory = self._told(self._stub.SystemSharedMemoryStatus, pb.SystemSharedMemoryStatusRequest(), timeout_s)
+        return {
+            "name": server.name,
+            "version": server.version,
+            "extensions": list(server.extensions),
+            "shared_memory_regions": len(memory.regions),
+        }
+
     def close(self) -> None:
         self._open = False
         if self._regions:
@@ -171,6 +192,14 @@ class GrpcTransport:
                 region.give_back(answered=answered)
 
         return _Call(self._stub.ModelInfer, request, metadata, timeout_s, answer, failure, end)
+
+    def _told(self, method: Any, request: Any, timeout_s: float) -> Any:
+        """The server's answer to a question about itself."""
+
+        def failure(error: grpc.RpcError) -> ImgevalError:
+            return self._refusal(error) or self._inference_failure(error, timeout_s, reached=False)
+
+        return self._wait(_Call(method, request, self._metadata(), timeout_s, lambda response: response, failure))
 
     def _output(self, result: InferResult, name: str) -> NDArray[Any]:
         try:

@@ -58,7 +58,10 @@ def main() -> None:
 @WEIGHTS
 @one_line_errors
 def list_files(weights: Path | None) -> None:
-    """List every weight file: who uses it, its licence, size, source and checksum, and whether it is here."""
+    """List every weight file: who uses it, its licence, size, source and checksum, and whether it is here.
+
+    Example: imgeval-export list
+    """
     from imgeval_export import weights as files
 
     for file in files.manifest():
@@ -74,6 +77,8 @@ def fetch(profile: str, weights: Path | None, commercial_ok: bool) -> None:
     """Download the weight files of a profile that are not here, and check them all.
 
     Mirrors: HF_ENDPOINT for the Hugging Face hub, IMGEVAL_MIRROR for plain addresses. No network: IMGEVAL_OFFLINE=1.
+
+    Example: imgeval-export fetch --profile cpu
     """
     from imgeval_export import weights as files
 

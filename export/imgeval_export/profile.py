@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgeval.contract import METRIC_NAMES
+from imgeval_export.about import About
 from imgeval_export.configs import Model
 
 Progress = Callable[[str], None]
@@ -23,6 +24,7 @@ class Profile:
     files: tuple[str, ...]  # names of its weight files in weights/manifest.json
     made_by: Mapping[str, str]  # metric -> the model that makes it, as results name it
     missing: Mapping[str, str]  # metric -> why it is missing and how to get it
+    about: Mapping[str, About]  # metric that is served -> range, direction, licence and citation
     models: tuple[Model, ...]  # of the repository
     settings: Mapping[str, Mapping[str, Any]]  # model of the repository -> content of its settings.json
     # (version folder of each model of the repository, weight files by name) -> writes what the models serve from
@@ -31,3 +33,5 @@ class Profile:
     def __post_init__(self) -> None:
         if sorted([*self.made_by, *self.missing]) != sorted(METRIC_NAMES):
             raise ValueError(f"profile {self.name} must name each metric once, as served or as missing")
+        if sorted(self.about) != sorted(self.made_by):
+            raise ValueError(f"profile {self.name} must tell about each metric that it serves, and about no other")

@@ -20,7 +20,8 @@ from typing import Any
 
 from imgeval.contract import INPUT_IDS, PIXELS
 from imgeval.metrics.sam import MaskOptions
-from imgeval_export import clip, minilm, models
+from imgeval_export import about, clip, minilm, models
+from imgeval_export.about import About
 from imgeval_export.graph import save_model
 from imgeval_export.manifest import WeightFile, manifest
 from imgeval_export.profile import Profile, Progress
@@ -123,6 +124,7 @@ def profile(name: str, parts: frozenset[str]) -> Profile:
         "qalign_quality": ONE_ALIGN,
         "qalign_aesthetic": ONE_ALIGN,
     }
+    told = _about(name)
     optional_models = {"iqa": models.pyiqa(), "qalign": models.qalign()}
     return Profile(
         name=name,
@@ -131,6 +133,7 @@ def profile(name: str, parts: frozenset[str]) -> Profile:
         files=tuple(file.name for file in manifest() if _is_needed(file, name, parts)),
         made_by={metric: model for metric, model in made_by.items() if metric not in missing},
         missing=missing,
+        about={metric: told[metric] for metric in made_by if metric not in missing},
         models=(
             models.preprocess(side_px),
             models.image_tower(side_px, embedding_dim),
@@ -148,6 +151,25 @@ def profile(name: str, parts: frozenset[str]) -> Profile:
         settings=_settings(parts, tuple(missing)),
         write_artefacts=write_artefacts,
     )
+
+
+def _about(name: str) -> dict[str, About]:
+    towers = (CLIP_FILE, BPE_FILE)
+    one_align = tuple(file.name for file in manifest() if file.name.startswith(f"{ONE_ALIGN}/"))
+    qalign = About("1 to 5", one_align, (about.Q_ALIGN,))
+    return {
+        "aesthetic": About("about 1 to 10", (AESTHETIC_FILE, CLIP_FILE), (about.LAION, about.CLIP)),
+        "clip": About("-1 to 1", towers, (about.CLIP,)),
+        "sam_clip": About(
+            "0 to 1",
+            (SAM_FILES[name], *towers, MINILM_FILE, MINILM_TOKENIZER),
+            (about.SAM, about.CLIP, about.KEYBERT, about.SBERT),
+        ),
+        # As pyiqa states it, which a test compares: reading it from there takes seconds, and pyiqa on this machine.
+        "iqa": About("~0, ~100", (MUSIQ_FILE,), (about.MUSIQ, about.IQA_PYTORCH), terms=about.IQA_PYTORCH_TERMS),
+        "qalign_quality": qalign,
+        "qalign_aesthetic": qalign,
+    }
 
 
 def _is_needed(file: WeightFile, name: str, parts: frozenset[str]) -> bool:
@@ -182,7 +204,7 @@ def _settings(parts: frozenset[str], unavailable: tuple[str, ...]) -> dict[str, 
 
 
 def named(profile: Profile) -> Profile:
-    """The profile with the name of its iqa metric, which a setting may have changed, in the results.
+    """The profile with the name, range and direction of its iqa metric, which a setting may have changed.
 
     Raises:
         InvalidInputError: IQA-PyTorch has no such metric.
@@ -195,4 +217,11 @@ def named(profile: Profile) -> Profile:
     said = info(metric)
     direction = "lower is better" if said.lower_is_better else "higher is better"
     name = f"{metric} (IQA-PyTorch; range {said.score_range or 'not stated'}, {direction})"
-    return replace(profile, made_by={**profile.made_by, "iqa": name})
+    told = About(
+        said.score_range or "not stated",
+        (),
+        (about.IQA_PYTORCH,),
+        said.lower_is_better,
+        f"{about.IQA_PYTORCH_TERMS}; it fetches the weights by itself, which have licences of their own",
+    )
+    return replace(profile, made_by={**profile.made_by, "iqa": name}, about={**profile.about, "iqa": told})

@@ -25,7 +25,9 @@ from typing import Any
 from imgeval.contract import DETAILS_MODEL, ENSEMBLE
 from imgeval.errors import BuildError, InvalidInputError, install_hint
 from imgeval.scores import PRESETS_DIR, load_preset
+from imgeval.served import METRICS_PARAMETER
 from imgeval_export import (
+    about,
     caches,
     checksums,
     configs,
@@ -229,7 +231,9 @@ def _write(
     for model in profile.models:
         _write_config(repository, gpu.with_engine_cache(cached.get(model.name, model), fingerprint))
     (repository / ENSEMBLE / VERSION_FOLDER).mkdir(parents=True)  # Triton wants a version, be it empty
-    ensemble = configs.ensemble_text(profile.models, {"profile": profile.name, "fingerprint": fingerprint})
+    told = about.metrics_text(profile, str(load_preset(profile.preset)), fingerprint, weights_kind)
+    parameters = {"profile": profile.name, "fingerprint": fingerprint, METRICS_PARAMETER: told}
+    ensemble = configs.ensemble_text(profile.models, parameters)
     (repository / ENSEMBLE / "config.pbtxt").write_text(ensemble, encoding="utf-8")
     manifest = {
         "format": FORMAT,
@@ -274,13 +278,19 @@ def _key(profile: Profile) -> str:
     package = Path(__file__).parent
     sources = sorted([*package.rglob("*.py"), *package.glob("*.txt")])
     sources += sorted(data.folder("model_repository").rglob("*.py"))
+    told = about.metrics_text(profile, "", "", "")
     sources += [PRESETS_DIR / f"{profile.preset}.json", data.folder("weights") / "manifest.json"]
     return _fingerprint(
         {
             "sources": {path.name + str(index): checksums.sha256(path) for index, path in enumerate(sources)},
             "contract": configs.ensemble_text(profile.models, {}),
             "models": [configs.model_text(model) for model in profile.models],
-            "profile": [profile.settings, profile.made_by, profile.missing],  # may come from outside these sources
+            "profile": [
+                profile.settings,
+                profile.made_by,
+                profile.missing,
+                told,
+            ],  # may come from outside these sources
             "version": _version(),
         }
     )

@@ -21,7 +21,8 @@ from imgeval.contract import INPUT_IDS, PIXELS
 from imgeval.image import PixelSpec
 from imgeval.metrics.segments import SegmentOptions
 from imgeval.text import TextTokenizer, pad_rows
-from imgeval_export import models
+from imgeval_export import about, models
+from imgeval_export.about import About
 from imgeval_export.efficientnet import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD
 from imgeval_export.manifest import manifest
 from imgeval_export.minilm import MAX_TOKENS, WIDTH
@@ -103,6 +104,13 @@ MISSING = {
     "qalign_aesthetic": "needs one-align and a GPU; to install it: imgeval-export build --profile full",
 }
 
+TOWERS = (
+    "efficientnet-lite2-9656183e.pth",
+    "all-MiniLM-L6-v2/model.safetensors",
+    "all-MiniLM-L6-v2/tokenizer.json",
+)
+TOWER_PAPERS = (about.CONSE, about.EFFICIENTNET, about.SBERT)
+
 PROFILE = Profile(
     name="starter",
     summary="real published weights that packages of the Python registry carry; CPU only",
@@ -114,6 +122,11 @@ PROFILE = Profile(
         "iqa": "NIQE (lower is better)",
     },
     missing=MISSING,
+    about={
+        "clip": About("-1 to 1", TOWERS, TOWER_PAPERS),
+        "sam_clip": About("0 to 1", TOWERS, (about.FELZENSZWALB, about.KEYBERT, *TOWER_PAPERS)),
+        "iqa": About("from 0, most photos 2 to 10", ("niqe_image_params.mat",), (about.NIQE,), lower_is_better=True),
+    },
     models=(
         models.preprocess(PIXEL_SPEC.crop_px),
         replace(models.image_tower(PIXEL_SPEC.crop_px, WIDTH), rounded_by_engine=True),  # convolutions

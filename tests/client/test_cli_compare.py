@@ -1,4 +1,7 @@
-"""imgeval-client rank and match: what they print and how they end, on a small server of Triton's protocol."""
+"""imgeval-client rank, match, and score of several pairs: what they print and how they end.
+
+On a small server of Triton's protocol.
+"""
 
 from __future__ import annotations
 
@@ -126,6 +129,43 @@ def test_random_weights_are_said_aloud(command: str, images: list[str]) -> None:
     assert "WEIGHTS ARE RANDOM: these numbers are no scores" in out.splitlines()
 
 
+def test_score_of_several_pairs(url: str, images: list[str]) -> None:
+    code, out, err = ended("score", images[0], "a", images[2], "a dog", images[0], "a", "--url", url)
+    assert (code, err) == (0, "")
+    heading, *rows, origin = out.splitlines()
+    assert heading.split() == ["score", "clip", "image", "prompt"]
+    assert [row.strip().split(maxsplit=3)[2:] for row in rows] == [
+        [images[0], "a"],
+        [images[2], "a dog"],
+        [images[0], "a"],
+    ]
+    values = [float(row.split()[0]) for row in rows]
+    assert values[0] == values[2] < values[1] == 0.08
+    assert origin == "scores by preset seed-1, profile starter, incomplete: only clip"
+
+
+def test_score_of_several_pairs_as_json_lines(url: str, images: list[str]) -> None:
+    pairs = (images[0], "a", "/nowhere/b.jpg", "a dog", images[1], " ", images[2], "a dog")
+    code, out, err = ended("score", *pairs, "--url", url, "--json")
+    assert code == 2
+    assert err == "error: 2 of 4 could not be scored: IMAGE: /nowhere/b.jpg does not exist\n"
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [(line["image"], line["prompt"]) for line in lines] == list(zip(pairs[::2], pairs[1::2], strict=True))
+    assert "does not exist" in lines[1]["error"]
+    assert set(lines[1]) == {"image", "prompt", "error"}
+    single = json.loads(ended("score", images[2], "a dog", "--url", url, "--json")[1])
+    del single["timing_ms"], lines[3]["timing_ms"]
+    assert lines[3] == single, "as it is for one pair"
+
+
+def test_score_of_a_bad_pair_among_good_ones(url: str, images: list[str]) -> None:
+    code, out, err = ended("score", images[0], "a", "/nowhere/b.jpg", "a dog", "--url", url)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "failed /nowhere/b.jpg: IMAGE: /nowhere/b.jpg does not exist" in out.splitlines()
+    with serving(by_length(weights="random")) as random:
+        assert "WEIGHTS ARE RANDOM" in ended("score", images[0], "a", images[1], "b", "--url", random)[1]
+
+
 # --- how they end ----------------------------------------------------------------------------------------------------
 def test_a_bad_image_among_good_ones_is_a_row_and_exit_code_2(url: str, images: list[str], tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"broken")
@@ -168,6 +208,9 @@ def test_where_nothing_can_be_scored_nothing_is_printed(url: str, tmp_path: Path
         (["match", "IMAGE", " ", ""], "PROMPT: got blank text"),
         (["match", "IMAGE"], "Missing argument 'PROMPTS"),
         (["match", "IMAGE", "a dog", "--metrics", "iqa"], "by: got clip, which is not among"),
+        (["score", "IMAGE", "a", "IMAGE"], "got 3 arguments; allowed: pairs, IMAGE PROMPT or IMAGE PROMPT IMAGE"),
+        (["score", "/nowhere/a.jpg", "a", "IMAGE", " "], "IMAGE: /nowhere/a.jpg does not exist"),
+        (["score", "IMAGE", "a", "IMAGE", "b", "--metrics", "beauty"], "metrics: got beauty"),
         (["match", "IMAGE", "a dog", "--url", "nonsense"], "url: got 'nonsense'"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
@@ -195,7 +238,7 @@ def test_a_server_that_dies_of_it(images: list[str]) -> None:
     assert "UNAVAILABLE" in err
 
 
-@pytest.mark.parametrize("command", ["score", "rank", "match"])
+@pytest.mark.parametrize("command", ["score", "rank", "match", "metrics", "doctor"])
 def test_help_has_an_example_and_the_shared_options(command: str) -> None:
     code, out, _ = ended(command, "--help")
     assert code == 0

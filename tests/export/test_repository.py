@@ -14,6 +14,7 @@ from _starter import minilm_folder
 
 from imgeval.errors import BuildError, InvalidInputError
 from imgeval_export import repository, starter
+from imgeval_export.about import About
 from imgeval_export.profile import Profile
 
 WEIGHTS = Path("/nowhere")  # so that files come out of the installed packages
@@ -92,6 +93,8 @@ def test_the_fingerprint_is_of_the_content(profile: Profile, tmp_path: Path, mon
     use(monkeypatch, profile, settings=settings)
     assert fingerprint() != first
     use(monkeypatch, profile, made_by={**profile.made_by, "iqa": "another name for the same model"})
+    assert fingerprint() == first
+    use(monkeypatch, profile, about=told_otherwise(profile))
     assert fingerprint() == first, "it says which numbers may be compared, and names are no numbers"
 
 
@@ -168,7 +171,7 @@ def test_ensure_rebuilds_what_is_not_of_these_sources(
     assert (tmp_path / "r" / "manifest.json").read_bytes() == good
 
 
-@pytest.mark.parametrize("what", ["settings", "made_by", "missing", "preset", "version"])
+@pytest.mark.parametrize("what", ["settings", "made_by", "missing", "about", "preset", "version"])
 def test_ensure_rebuilds_when_what_it_is_made_of_changes(
     profile: Profile, tmp_path: Path, builds: list[str], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -179,12 +182,18 @@ def test_ensure_rebuilds_when_what_it_is_made_of_changes(
         use(monkeypatch, profile, made_by={**profile.made_by, "iqa": "another name"})
     elif what == "missing":
         use(monkeypatch, profile, missing={**profile.missing, "aesthetic": "another reason"})
+    elif what == "about":
+        use(monkeypatch, profile, about=told_otherwise(profile))
     elif what == "preset":
         monkeypatch.setattr(repository, "PRESETS_DIR", presets(tmp_path, profile.preset))
     else:
         monkeypatch.setattr(repository, "_version", lambda: "99")
     repository.ensure("starter", tmp_path / "r", WEIGHTS, quiet)
     assert len(builds) == 2
+
+
+def told_otherwise(profile: Profile) -> dict[str, About]:
+    return {**profile.about, "iqa": dataclasses.replace(profile.about["iqa"], range="another range")}
 
 
 def presets(folder: Path, name: str) -> Path:

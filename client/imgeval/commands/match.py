@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import click
 
+from imgeval import completions
 from imgeval.cli_errors import one_line_errors
 from imgeval.cli_options import ServerOptions, connect, with_server_options
 from imgeval.commands.output import show_ranking
 
 
 @click.command()
-@click.argument("image")
+@click.argument("image", shell_complete=completions.files)
 @click.argument("prompts", nargs=-1, required=True)
-@click.option("--by", default="clip", show_default=True, help="A metric: then only it is computed; or the score.")
+@click.option(
+    "--by",
+    shell_complete=completions.values,
+    default="clip",
+    show_default=True,
+    help="A metric: then only it is computed; or the score.",
+)
 @with_server_options
 @one_line_errors
 def match(options: ServerOptions, image: str, prompts: tuple[str, ...], by: str) -> None:

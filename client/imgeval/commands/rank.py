@@ -6,6 +6,7 @@ import os
 
 import click
 
+from imgeval import completions
 from imgeval.cli_errors import one_line_errors
 from imgeval.cli_options import ServerOptions, connect, with_server_options
 from imgeval.commands.output import show_ranking
@@ -13,8 +14,14 @@ from imgeval.commands.output import show_ranking
 
 @click.command()
 @click.argument("prompt")
-@click.argument("images", nargs=-1, required=True)
-@click.option("--by", default="score", show_default=True, help="The score, or a metric: then only it is computed.")
+@click.argument("images", shell_complete=completions.files, nargs=-1, required=True)
+@click.option(
+    "--by",
+    shell_complete=completions.values,
+    default="score",
+    show_default=True,
+    help="The score, or a metric: then only it is computed.",
+)
 @with_server_options
 @one_line_errors
 def rank(options: ServerOptions, prompt: str, images: tuple[str, ...], by: str) -> None:

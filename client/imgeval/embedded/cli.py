@@ -30,7 +30,10 @@ def main() -> None:
 )
 @one_line_errors
 def start(profile: str, port: int | None, host: str, idle_timeout_s: float | None) -> None:
-    """Start a server and wait for its first answer. One that runs already is left alone."""
+    """Start a server and wait for its first answer. One that runs already is left alone.
+
+    Example: imgeval-server start --profile starter
+    """
     from imgeval.embedded.launch import launch
 
     server = launch(
@@ -47,7 +50,10 @@ def start(profile: str, port: int | None, host: str, idle_timeout_s: float | Non
 @click.option("--port", type=click.IntRange(1, 65535), help="gRPC port of the server to stop; default: all.")
 @one_line_errors
 def stop(port: int | None) -> None:
-    """Stop servers; returns when all their processes are gone."""
+    """Stop servers; returns when all their processes are gone.
+
+    Example: imgeval-server stop --port 8001
+    """
     from imgeval.embedded import server
 
     servers = [each for each in server.running() if port in (None, each.port)]
@@ -61,7 +67,10 @@ def stop(port: int | None) -> None:
 @main.command()
 @one_line_errors
 def status() -> None:
-    """List the servers; each is asked to score a real image. Exit code 3 if one does not answer, or none runs."""
+    """List the servers; each is asked to score a real image. Exit code 3 if one does not answer, or none runs.
+
+    Example: imgeval-server status
+    """
     from imgeval.embedded import server
     from imgeval.errors import ImgevalError, ServerUnavailableError
     from imgeval.probe import probe
@@ -94,7 +103,10 @@ def status() -> None:
 @click.option("-n", "--lines", default=50, show_default=True, type=click.IntRange(min=1), help="How many lines.")
 @one_line_errors
 def logs(port: int | None, lines: int) -> None:
-    """Print the end of a server's log, also after it has ended."""
+    """Print the end of a server's log, also after it has ended.
+
+    Example: imgeval-server logs --lines 200
+    """
     from collections import deque
 
     from imgeval.embedded import paths
