@@ -123,7 +123,8 @@ class GrpcTransport:
 
     def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
         answer = self._told(self._stub.ModelConfig, pb.ModelConfigRequest(name=model), timeout_s)
-        return MessageToDict(answer.config, preserving_proto_field_name=True)
+        config: dict[str, Any] = MessageToDict(answer.config, preserving_proto_field_name=True)
+        return config
 
     def server_status(self, timeout_s: float) -> dict[str, Any]:
         server = self._told(self._stub.ServerMetadata, pb.ServerMetadataRequest(), timeout_s)

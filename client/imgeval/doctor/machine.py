@@ -168,7 +168,7 @@ def configuration(commands: Mapping[str, click.Command]) -> Iterator[Check]:
 
 def proxies(url: str) -> Iterator[Check]:
     """Proxies in the environment: gRPC takes them for every address but this machine's."""
-    from imgeval.transport import LOOPBACK_HOSTS
+    from imgeval.connection import LOOPBACK_HOSTS
 
     host = url.rpartition(":")[0]
     found = {name: os.environ[name] for name in PROXIES if os.environ.get(name)}
