@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ServerFailedError,
         ServerUnavailableError,
     )
+    from imgeval.explanation import Explanation, KeywordMatch
     from imgeval.many import Outcome
     from imgeval.result import MetricValue, Result
 
@@ -32,8 +33,10 @@ __all__ = [
     "Client",
     "DeadlineExceededError",
     "EmbeddedServerError",
+    "Explanation",
     "ImgevalError",
     "InvalidInputError",
+    "KeywordMatch",
     "Matrix",
     "MetricValue",
     "Outcome",
@@ -46,6 +49,8 @@ __all__ = [
 
 _MODULES = {  # of the names that are no errors
     "Client": "client",
+    "Explanation": "explanation",
+    "KeywordMatch": "explanation",
     "Matrix": "compare",
     "MetricValue": "result",
     "Outcome": "many",

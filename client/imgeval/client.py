@@ -27,6 +27,8 @@ from imgeval.contract import (
     metric_tensor,
 )
 from imgeval.errors import DeadlineExceededError, ServerFailedError
+from imgeval.explanation import Explanation
+from imgeval.image import decode
 from imgeval.inputs import check_metrics, check_prompt, encode_image, image_label
 from imgeval.many import DEFAULT_CONCURRENCY, Outcome
 from imgeval.result import SCORE, Result
@@ -190,6 +192,22 @@ class Client:
             ServerUnavailableError: no server is reachable and ready.
         """
         return compare.matrix(self, images, prompts, metrics)
+
+    def explain(
+        self, image: ImageLike, prompt: str, *, metrics: Sequence[str] | None = None, label: str | None = None
+    ) -> Explanation:
+        """Score one pair and say why: segments, their relevance to the keywords, contributions of the metrics.
+
+        Args and errors are those of `score`. Without `sam_clip` among `metrics` there are no segments.
+        """
+        encoded = encode_image(image)
+        result = self.score(encoded, prompt, metrics=metrics, label=label or image_label(image))
+        decoded = decode(encoded)
+        try:
+            return Explanation.of(result, decoded.rgb)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            problem = f"the server at {self.url} gave segments that cannot be read: {error!r}"
+            raise ServerFailedError(problem) from error
 
     def _details(self, request: dict[Tensor, bytes], metrics: tuple[str, ...], deadline: float) -> dict[str, Any]:
         inputs = {tensor.name: np.array([[value]], dtype=np.object_) for tensor, value in request.items()}
