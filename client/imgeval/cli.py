@@ -8,7 +8,13 @@ import click
 
 from imgeval.cli_errors import Commands
 
-COMMANDS = ("score", "rank", "match", "explain", "report")  # in the order of --help; each is the function of that name in its file
+COMMANDS = (
+    "score",
+    "rank",
+    "match",
+    "explain",
+    "report",
+)  # in the order of --help; each is the function of that name in its file
 
 
 class ClientCommands(Commands):

@@ -67,7 +67,7 @@ def write_report(
         run: its rows, in any order.
         path: of the page.
         other: a second run; the n-th row of a prompt is compared with the n-th row of the same prompt here.
-        max_thumbnails: pictures in the page, half of them from the top of the order and half from the bottom; 0 or more.
+        max_thumbnails: pictures in the page, half from the top of the order and half from the bottom; 0 or more.
 
     Raises:
         InvalidInputError: a run without rows, or a number that is not allowed.
@@ -138,14 +138,19 @@ def caveats(*runs: Run) -> Iterator[str]:
     for run in runs:
         failed = sum(row.error is not None for row in run.rows)
         if failed:
-            yield f"{run.name}: {failed:,} of {len(run.rows):,} rows could not be scored"
+            yield f"{run.name}: {failed:,} of {rows(len(run.rows))} could not be scored"
     scored = [row for run in runs for row in run.rows if row.score is not None]
     if scored and not any(row.complete for row in scored):
-        yield "every score is incomplete: metrics that the preset weighs are missing, see the end of the page"
+        yield "every row is incomplete: metrics that the preset weighs are missing, see the end of the page"
     sets = Counter(tuple(row.normalized) for row in scored)
     if len(sets) > 1:
-        parts = "; ".join(f"{', '.join(names)} ({count:,} rows)" for names, count in sets.most_common())
-        yield f"the scores are means of different metrics: {parts}"
+        parts = "; ".join(f"{', '.join(names)} ({rows(count)})" for names, count in sets.most_common())
+        yield f"the combined values are means of different metrics: {parts}"
+
+
+def rows(count: int) -> str:
+    """So many rows, in words."""
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def missing(*runs: Run) -> list[tuple[str, str, int]]:

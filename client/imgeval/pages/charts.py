@@ -38,11 +38,12 @@ class Histogram:
     name: str
     low: float
     high: float
+    lower: bool  # whether smaller values are better ones
     series: tuple[Series, ...]
 
 
-def histogram(name: str, values: Sequence[Sequence[float]]) -> Histogram:
-    """A histogram of the finite values of each run; one without values is left out, and one value at least is needed."""
+def histogram(name: str, values: Sequence[Sequence[float]], lower: bool) -> Histogram:
+    """A histogram of the finite values of each run, one at least; a run without values is left out."""
     present = [(run, np.asarray(each, np.float64)) for run, each in enumerate(values) if len(each)]
     low, high = min(each.min() for _, each in present), max(each.max() for _, each in present)
     edges = np.linspace(low, high, BINS + 1) if high > low else np.linspace(low - 0.5, high + 0.5, BINS + 1)
@@ -60,4 +61,4 @@ def histogram(name: str, values: Sequence[Sequence[float]]) -> Histogram:
         )
         for (run, each), share in zip(present, shares, strict=True)
     )
-    return Histogram(name, float(low), float(high), series)
+    return Histogram(name, float(low), float(high), lower, series)

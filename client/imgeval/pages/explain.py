@@ -70,7 +70,7 @@ def write_picture(explanation: Explanation, path: Path) -> None:
 
 
 def _bars(explanation: Explanation) -> list[dict[str, Any]]:
-    """A bar for each metric that is there; each starts where the one before it ends, so that the last ends at the sum."""
+    """A bar for each metric that is there; each starts where the one before it ends, so the last ends at the sum."""
     bars, end = [], 0.0
     for name, metric in explanation.result.metrics.items():
         part = explanation.contributions.get(name)
@@ -173,7 +173,9 @@ def _write_legend(legend: _Legend, explanation: Explanation) -> None:
     incomplete = "" if result.complete else "  (incomplete)"
     total = math.fsum(explanation.contributions.values())
     how = "the sum of the contributions" if 0 <= total <= 1 else f"the sum of the contributions, {total:.4f}, clamped"
-    legend.text(f"{label} {render.number(result.score)}{incomplete}" + (f"  =  {how}" if result.score is not None else ""))
+    legend.text(
+        f"{label} {render.number(result.score)}{incomplete}" + (f"  =  {how}" if result.score is not None else "")
+    )
     legend.down(1.1)
     bar_x, bar_px = MARGIN_PX + LABEL_PX + 2 * CELL_PX + 20, 500
     for bar in _bars(explanation):

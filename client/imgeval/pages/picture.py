@@ -104,7 +104,8 @@ def _outline(mask: Mask, thickness_px: int) -> Mask:
 def _eroded(mask: Mask) -> Mask:
     """`mask` without the pixels that have a neighbour outside it; outside the image is outside."""
     padded = np.pad(mask, 1)
-    return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    inside: Mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return inside
 
 
 def _inner_point(mask: Mask) -> tuple[float, float]:

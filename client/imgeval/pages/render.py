@@ -64,7 +64,7 @@ def write_page(path: Path, page: str) -> None:
 
 def _static(name: str) -> str:
     """A file of this package that goes into pages as it is; ours, and so not escaped."""
-    return resources.files("imgeval").joinpath("pages", "static", name).read_text(encoding="utf-8")
+    return resources.files("imgeval").joinpath(f"pages/static/{name}").read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -25,6 +25,7 @@ from imgeval.report import (
     value,
     valued,
 )
+from imgeval.report import rows as counted
 from imgeval.result import SCORE
 from imgeval.runs import Row
 
@@ -74,12 +75,15 @@ def write(run: Run, other: Run | None, path: Path, max_thumbnails: int) -> Writt
         by=labels.get(by, by),
         histograms=[
             charts.histogram(
-                labels[name], [[v for row in each.rows if (v := value(row, name)) is not None] for each in runs]
+                labels[name],
+                [[each for row in run.rows if (each := value(row, name)) is not None] for run in runs],
+                lower[name],
             )
             for name in names
         ],
         summary=[_compared(found, labels[name], name, lower[name], same) for name in names] if other else [],
         comparable=same,
+        counted=counted,
         missing=missing(*runs),
         models=models(*runs),
         chosen=len(shown),

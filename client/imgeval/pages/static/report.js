@@ -71,11 +71,11 @@
       columns = [
         picture("picture of A", "a"), { ...numeric(`A: ${text}`, a, better), name: "n a" },
         picture("picture of B", "b"), { ...numeric(`B: ${text}`, b, better), name: "n b" },
-        { ...numeric("B − A", delta, better, true), name: "n", cell: (row) => verdict(delta(row), better) },
+        { ...numeric("B - A", delta, better, true), name: "n", cell: (row) => verdict(delta(row), better) },
         prompt,
       ];
     }
-    const first = two ? (data.comparable ? "B − A" : columns[1].label) : values.length ? values[0].label : "prompt";
+    const first = two ? (data.comparable ? "B - A" : columns[1].label) : values.length ? values[0].label : "prompt";
     state.sort = columns.find((column) => column.label === first) || columns.find((column) => column.get);
     state.down = state.sort.better > 0;
   }
