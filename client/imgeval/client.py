@@ -27,14 +27,13 @@ from imgeval.contract import (
     metric_tensor,
 )
 from imgeval.errors import DeadlineExceededError, ServerFailedError
-from imgeval.explanation import Explanation
-from imgeval.image import decode
 from imgeval.inputs import check_metrics, check_prompt, encode_image, image_label
 from imgeval.many import DEFAULT_CONCURRENCY, Outcome
 from imgeval.result import SCORE, Result
 from imgeval.transport import GrpcTransport, Transport
 
 if TYPE_CHECKING:
+    from imgeval.explanation import Explanation
     from imgeval.inputs import ImageLike
 
 DEFAULT_URL = "localhost:8001"
@@ -200,6 +199,9 @@ class Client:
 
         Args and errors are those of `score`. Without `sam_clip` among `metrics` there are no segments.
         """
+        from imgeval.explanation import Explanation  # Pillow: whoever only scores files does without
+        from imgeval.image import decode
+
         encoded = encode_image(image)
         result = self.score(encoded, prompt, metrics=metrics, label=label or image_label(image))
         decoded = decode(encoded)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from imgeval.errors import InvalidInputError
 from imgeval.metrics.relevance import NEUTRAL_PROBABILITY, keyword_score
 from imgeval.metrics.rle import decode_mask
-from imgeval.metrics.segments import Segment, crop
+from imgeval.metrics.segments import Segment, check_inside
 from imgeval.result import Result
 from imgeval.scores import contributions
 
@@ -65,12 +65,7 @@ class Explanation:
         Raises KeyError, TypeError or ValueError where `result.sam_clip` is not what a server says, or of another image.
         """
         said = result.sam_clip
-        segments = tuple(
-            Segment(decode_mask(each["mask"]), tuple(each["box"]), each["area"], each.get("predicted_iou"))
-            for each in said.get("segments", ())
-        )
-        for segment in segments:
-            crop(rgb, segment)  # raises where the box is not inside the image
+        segments = tuple(_segment(each, rgb.shape[1], rgb.shape[0]) for each in said.get("segments", ()))
         rows = said.get("relevance") or [()] * len(said.get("keywords", ()))
         keywords = tuple(
             KeywordMatch(each["word"], each["score"], tuple(row), keyword_score(np.array(row)) if len(row) else None)
@@ -131,6 +126,17 @@ class Explanation:
             explain.write_page(self, target)
         else:
             explain.write_picture(self, target)
+
+
+def _segment(said: Mapping[str, Any], width: int, height: int) -> Segment:
+    """A segment as DETAILS has it. Its box is checked first: a mask costs as much memory as its box is large."""
+    x, y, box_width, box_height = map(int, said["box"])
+    check_inside((x, y, box_width, box_height), width, height)
+    if list(said["mask"]["size"]) != [box_height, box_width]:
+        raise ValueError(f"a mask of {said['mask']['size']} has the box {said['box']}")
+    return Segment(
+        decode_mask(said["mask"]), (x, y, box_width, box_height), int(said["area"]), said.get("predicted_iou")
+    )
 
 
 def check_output(path: str | Path) -> Path:

@@ -89,12 +89,13 @@ def test_without_sam_clip_there_are_no_segments() -> None:
     [
         {"segments": [{"box": [50, 0, 30, 40], "area": 1, "mask": {"size": [40, 30], "counts": [1200]}}] * 3},
         {"segments": [{"box": [0, 0, 30, 40], "area": 1, "mask": {"size": [40, 30], "counts": [7]}}] * 3},
+        {"segments": [{"box": [0, 0, 30, 40], "area": 1, "mask": {"size": [10**6, 10**6], "counts": [10**12]}}] * 3},
         {"segments": [{"box": [0, 0, 30, 40], "area": 1}] * 3},
         {"relevance": [[0.5, 0.5]] * 4},
         {"relevance": RELEVANCE[:2]},
         {"keywords": ["dog"] * 4},
     ],
-    ids=["outside the image", "short runs", "no mask", "few columns", "few rows", "bare words"],
+    ids=["outside the image", "short runs", "huge mask", "no mask", "few columns", "few rows", "bare words"],
 )
 def test_segments_that_cannot_be_read_are_the_servers_failure(change: dict[str, Any]) -> None:
     client = explaining(sam_clip={**details()["sam_clip"], **change})
