@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw
 
 from imgeval.contract import METRIC_NAMES
-from imgeval.metrics.relevance import NEUTRAL_PROBABILITY
+from imgeval.metrics.relevance import LOGIT_SCALE, NEUTRAL_PROBABILITY
 from imgeval.metrics.segments import crop
 from imgeval.pages import palette, picture, render
 
@@ -53,6 +53,7 @@ def write_page(explanation: Explanation, path: Path) -> None:
         keywords=explanation.keywords,
         unmatched=explanation.unmatched,
         neutral=NEUTRAL_PROBABILITY,
+        logit_scale=LOGIT_SCALE,
     )
     render.write_page(path, page)
 

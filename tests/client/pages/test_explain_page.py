@@ -10,7 +10,7 @@ from PIL import Image
 
 from imgeval.pages.explain import WIDTH_PX
 from tests.client.pages._checks import Open, assert_fits, assert_harmless, assert_readable
-from tests.client.pages._explained import HOSTILE, WORDS, details, explanation
+from tests.client.pages._explained import HOSTILE, WORDS, details, explanation, segment
 
 
 @pytest.fixture
@@ -56,6 +56,23 @@ def test_it_is_readable_on_a_phone_and_in_print(page_file: Path, open_page: Open
     printed = open_page(page_file, dark=dark, printed=True)
     assert_readable(printed)
     assert not printed.locator("#plain").is_visible()
+
+
+def test_many_segments_fit_a_sheet_of_paper_and_a_phone(tmp_path: Path, open_page: Open) -> None:
+    count = 15
+    said = {
+        "keywords": [{"word": word, "score": 0.5} for word in WORDS],
+        "segments": [segment(4 * index, 0, 4, 40) for index in range(count)],
+        "relevance": [[1 / count] * count] * len(WORDS),
+    }
+    made = explanation(sam_clip=said)
+    made.write(tmp_path / "why.html")
+    assert_fits(open_page(tmp_path / "why.html", width=718, printed=True))  # A4 less the margins
+    assert_fits(open_page(tmp_path / "why.html", width=390))
+    assert made.unmatched == tuple(WORDS)
+    made.write(tmp_path / "why.png")
+    with Image.open(tmp_path / "why.png") as picture:
+        assert picture.width == WIDTH_PX, "in two blocks of columns"
 
 
 def test_what_a_user_wrote_stays_text(tmp_path: Path, open_page: Open) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from imgeval.contract import METRIC_NAMES
 from imgeval.report import Run, write_report
 from imgeval.runs import Row
 from tests.client.pages._checks import Open, assert_fits, assert_harmless, assert_readable
@@ -272,6 +273,28 @@ def test_it_is_readable_on_a_phone_and_in_print(
 
 def overlap(one: list[float], other: list[float]) -> bool:
     return one[0] < other[2] - 1 and other[0] < one[2] - 1 and one[1] < other[3] - 1 and other[1] < one[3] - 1
+
+
+@pytest.mark.parametrize("width", [320, 600, 737, 800, 1024])
+def test_all_metrics_fit_every_width(folder: Path, open_page: Open, width: int) -> None:
+    values = dict.fromkeys(METRIC_NAMES, 12.3456)
+    rows = tuple(replaced(row, 0.5) for row in made_run("run", 9, folder).rows)
+    full = tuple(Row(**{**vars(row), "metrics": values}) for row in rows)
+    for other in (None, Run("other", full, folder)):
+        write_report(Run("run", full, folder), folder / "page.html", other)
+        assert_fits(open_page(folder / "page.html", width=width))
+    printed = open_page(folder / "page.html", width=718, printed=True)  # A4 less the margins
+    assert_fits(printed)
+
+
+def test_a_run_of_errors_has_a_table(folder: Path, open_page: Open) -> None:
+    rows = tuple(Row(index, "gone.png", prompt, error="gone") for index, prompt in enumerate(PROMPTS))
+    for other in (None, Run("other", rows, folder)):
+        write_report(Run("run", rows, folder), folder / "page.html", other)
+        page = open_page(folder / "page.html")
+        assert page.locator("#table tbody tr").count() == len(PROMPTS)
+        page.get_by_role("button", name="prompt").click()
+        assert count(page).startswith("Rows 1 to 3 of 3")
 
 
 def test_every_control_has_a_name(two: Path, open_page: Open) -> None:

@@ -28,6 +28,8 @@
   }
   const label = (text, control) => el("label", {}, el("span", {}, text), control);
   const options = (pairs) => pairs.map(([value, text]) => el("option", { value }, text));
+  // A heading may be broken after an underscore, else two long names make the table wider than a page.
+  const breakable = (text) => text.split(/(?<=_)/).flatMap((part) => [part, el("wbr")]).slice(0, -1);
   const number = (value, signed) => value === null ? "-" : (signed && value > 0 ? "+" : "") + value.toFixed(4);
   const valueOf = (side, place) => side && place < side.values.length ? side.values[place] : null;
 
@@ -69,8 +71,8 @@
       const b = (row) => valueOf(row.b, state.by);
       const delta = (row) => data.comparable && a(row) !== null && b(row) !== null ? b(row) - a(row) : null;
       columns = [
-        picture("picture of A", "a"), { ...numeric(`A: ${text}`, a, better), name: "n a" },
-        picture("picture of B", "b"), { ...numeric(`B: ${text}`, b, better), name: "n b" },
+        picture("A", "a"), { ...numeric(`A: ${text}`, a, better), name: "n a" },
+        picture("B", "b"), { ...numeric(`B: ${text}`, b, better), name: "n b" },
         { ...numeric("B - A", delta, better, true), name: "n", cell: (row) => verdict(delta(row), better) },
         prompt,
       ];
@@ -128,7 +130,7 @@
         const sorted = column === state.sort;
         cell.setAttribute("aria-sort", sorted ? (state.down ? "descending" : "ascending") : "none");
         const arrow = el("span", { "aria-hidden": "true", className: "arrow" }, sorted ? (state.down ? "▼" : "▲") : "↕");
-        const button = el("button", { type: "button" }, column.label, arrow);
+        const button = el("button", { type: "button" }, ...breakable(column.label), arrow);
         button.addEventListener("click", () => sortBy(column, sorted ? !state.down : column.better > 0));
         cell.append(button);
       } else cell.append(column.label);
