@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ServerFailedError,
         ServerUnavailableError,
     )
+    from imgeval.explanation import Explanation, KeywordMatch
     from imgeval.many import Outcome
     from imgeval.result import MetricValue, Result
     from imgeval.run_comparison import RunComparison
@@ -37,8 +38,10 @@ __all__ = [
     "Connection",
     "DeadlineExceededError",
     "EmbeddedServerError",
+    "Explanation",
     "ImgevalError",
     "InvalidInputError",
+    "KeywordMatch",
     "Matrix",
     "MetricValue",
     "Outcome",
@@ -56,6 +59,8 @@ _MODULES = {  # of the names that are no errors
     "AsyncClient": "client",
     "Client": "client",
     "Connection": "connection",
+    "Explanation": "explanation",
+    "KeywordMatch": "explanation",
     "Matrix": "compare",
     "MetricValue": "result",
     "Outcome": "many",

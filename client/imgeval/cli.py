@@ -15,6 +15,8 @@ COMMANDS = (  # in the order of --help; each is the function of that name in its
     "score",
     "rank",
     "match",
+    "explain",
+    "report",
     "compare",
     "metrics",
     "doctor",

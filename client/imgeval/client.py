@@ -22,6 +22,7 @@ from imgeval.transport import GrpcTransport, Transport
 from imgeval.waiting import EventLoop, Threads, Waiting, iterate, run
 
 if TYPE_CHECKING:
+    from imgeval.explanation import Explanation
     from imgeval.inputs import ImageLike
 
 DEFAULT_URL = "localhost:8001"
@@ -183,6 +184,15 @@ class Client(_AnyClient):
         """
         return run(compare.matrix(self._core, images, prompts, metrics))
 
+    def explain(
+        self, image: ImageLike, prompt: str, *, metrics: Sequence[str] | None = None, label: str | None = None
+    ) -> Explanation:
+        """Score one pair and say why: segments, their relevance to the keywords, contributions of the metrics.
+
+        Args and errors are those of `score`. Without `sam_clip` among `metrics` there are no segments.
+        """
+        return run(self._core.explain(image, prompt, metrics, label))
+
     def metrics(self) -> ServedMetrics:
         """What the server serves: models, ranges, direction, licences, citations, and how to get what is missing.
 
@@ -258,6 +268,12 @@ class AsyncClient(_AnyClient):
     ) -> Matrix:
         """As `Client.matrix`."""
         return await compare.matrix(self._core, images, prompts, metrics)
+
+    async def explain(
+        self, image: ImageLike, prompt: str, *, metrics: Sequence[str] | None = None, label: str | None = None
+    ) -> Explanation:
+        """As `Client.explain`."""
+        return await self._core.explain(image, prompt, metrics, label)
 
     async def metrics(self) -> ServedMetrics:
         """As `Client.metrics`."""

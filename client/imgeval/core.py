@@ -34,6 +34,7 @@ from imgeval.transport import Transport
 from imgeval.waiting import Waiting
 
 if TYPE_CHECKING:
+    from imgeval.explanation import Explanation
     from imgeval.inputs import ImageLike
 
 
@@ -83,6 +84,22 @@ class Core:
         except (AttributeError, KeyError, TypeError) as error:
             url = self.transport.url
             raise ServerFailedError(f"the server at {url} gave details of another shape: {error!r}") from error
+
+    async def explain(
+        self, image: ImageLike, prompt: str, metrics: Sequence[str] | None = None, label: str | None = None
+    ) -> Explanation:
+        """`Client.explain`, which says what it does."""
+        from imgeval.explanation import Explanation  # Pillow: whoever only scores files does without
+        from imgeval.image import decode
+
+        encoded = await self.waiting.work(encode_image, image)
+        result = await self.score(encoded, prompt, metrics, label or image_label(image))
+        decoded = await self.waiting.work(decode, encoded)
+        try:
+            return await self.waiting.work(Explanation.of, result, decoded.rgb)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            problem = f"the server at {self.transport.url} gave segments that cannot be read: {error!r}"
+            raise ServerFailedError(problem) from error
 
     async def metrics(self) -> ServedMetrics:
         """`Client.metrics`, which says what it does."""

@@ -7,6 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SCORE = "score"  # what a result can be ranked by beside the metrics
+REPR_PROMPT_CHARACTERS = 60  # of a prompt that `repr` shows
+
+
+def weights_warning(weights: str) -> str:
+    """What to say beside numbers of these weights where they are no scores; empty where they are."""
+    return "" if weights == "published" else f"WEIGHTS ARE {weights.upper()}: these numbers are no scores"
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class MetricValue:
         return "lower is better" in self.model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """Everything about one (image, prompt) pair.
 
@@ -44,7 +50,7 @@ class Result:
     missing: Mapping[str, str]
     input: Mapping[str, Any]  # what was done to image and prompt
     timing_ms: Mapping[str, float]
-    sam_clip: Mapping[str, Any] = field(default_factory=dict, repr=False)  # keywords, segments, relevance
+    sam_clip: Mapping[str, Any] = field(default_factory=dict)  # keywords, segments, relevance
 
     @classmethod
     def from_details(
@@ -58,13 +64,34 @@ class Result:
     @property
     def weights_warning(self) -> str:
         """What to say beside these numbers where they are no scores; empty where they are."""
-        return "" if self.weights == "published" else f"WEIGHTS ARE {self.weights.upper()}: these numbers are no scores"
+        return weights_warning(self.weights)
 
     def value(self, by: str) -> float | None:
         """The combined score, where `by` is "score", or the raw value of the metric of that name; None without one."""
         if by == SCORE:
             return self.score
         return self.metrics[by].raw if by in self.metrics else None
+
+    def __repr__(self) -> str:
+        """One readable line; `to_dict` has everything."""
+        score = "none" if self.score is None else f"{self.score:.4f}"
+        prompt = self.prompt
+        if len(prompt) > REPR_PROMPT_CHARACTERS:
+            prompt = f"{prompt[: REPR_PROMPT_CHARACTERS - 1]}…"
+        parts = (
+            *([f"{self.weights_warning}, value={score}"] if self.weights_warning else [f"score={score}"]),
+            *([] if self.complete else ["incomplete"]),
+            *(f"{name}={value.raw:.4f}" for name, value in self.metrics.items()),
+            f"image={self.image!r}",
+            f"prompt={prompt!r}",
+        )
+        return f"Result({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """A notebook's view: a table without anything from outside, everything escaped."""
+        from imgeval.pages.render import render  # jinja2, which nobody else needs here
+
+        return render("result.html", result=self)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `imgeval-client score --json`; `schemas/result.schema.json` describes it."""

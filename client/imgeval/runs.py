@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from imgeval.contract import METRIC_NAMES
-from imgeval.result import SCORE
+from imgeval.result import SCORE, weights_warning
 
 if TYPE_CHECKING:
     from imgeval.many import Outcome
@@ -57,6 +57,11 @@ class Row:
             {name: value.model for name, value in metrics.items()},
             dict(result.missing),
         )
+
+    @property
+    def weights_warning(self) -> str:
+        """What to say beside these numbers where they are no scores; empty where they are."""
+        return "" if self.weights is None else weights_warning(self.weights)
 
     def value(self, by: str) -> float | None:
         """The combined score, where `by` is "score", or the raw value of the metric of that name; None without one."""

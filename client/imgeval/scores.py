@@ -97,15 +97,37 @@ def combine(preset: Preset, raw: Mapping[str, float]) -> float:
     Returns:
         The score, or NaN where no metric of positive weight is available.
     """
-    total = weights = 0.0
-    for name, scale in preset.scales.items():
-        value = raw.get(name, math.nan)
-        if scale.weight > 0 and not math.isnan(value):
-            total += scale.weight * scale.normalise(value)
-            weights += scale.weight
-    if weights == 0:
-        return math.nan
-    return min(1.0, max(0.0, total / weights))
+    parts = {
+        name: (scale.normalise(raw[name]), scale.weight)
+        for name, scale in preset.scales.items()
+        if scale.weight > 0 and not math.isnan(raw.get(name, math.nan))
+    }
+    terms, weights = _weighted(parts)
+    total = 0.0
+    for term in terms.values():  # not `sum`, which rounds otherwise from Python 3.12 on
+        total += term
+    return min(1.0, max(0.0, total / weights)) if weights else math.nan
+
+
+def contributions(parts: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """What each metric adds to the combined score: their sum is the score before it is clamped.
+
+    Args:
+        parts: (normalised value, weight) by metric name; one of weight 0 adds nothing.
+
+    Returns:
+        weight * normalised value / sum of the weights, by name; empty where no metric has weight.
+    """
+    terms, weights = _weighted(parts)
+    return {name: term / weights for name, term in terms.items()} if weights else {}
+
+
+def _weighted(parts: Mapping[str, tuple[float, float]]) -> tuple[dict[str, float], float]:
+    """Each metric's term of the weighted mean, and the sum of the weights that they are divided by."""
+    weights = 0.0
+    for _, weight in parts.values():
+        weights += weight
+    return {name: weight * normalised for name, (normalised, weight) in parts.items()}, weights
 
 
 def is_complete(preset: Preset, raw: Mapping[str, float]) -> bool:

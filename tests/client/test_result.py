@@ -14,6 +14,7 @@ import pytest
 
 from imgeval import MetricValue, Result
 from imgeval.contract import IMAGE_FORMATS, MAX_ENCODED_BYTES, METRIC_NAMES, MIN_SIDE_PX
+from imgeval.result import weights_warning
 
 SCHEMA = json.loads(resources.files("imgeval").joinpath("schemas/result.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -66,6 +67,39 @@ def test_the_object_is_the_details_with_request_and_timing() -> None:
     content = json.loads(json.dumps(result().to_dict(), allow_nan=False))
     expected = {key: value for key, value in DETAILS.items() if key != "sam_clip"}
     assert content == {**expected, "image": "dog.jpg", "prompt": "a dog", "timing_ms": TIMING}
+
+
+# --- for people ------------------------------------------------------------------------------------------------------
+def test_repr_is_one_short_line() -> None:
+    assert repr(result()) == (
+        "Result(score=0.4500, incomplete, clip=0.4000, sam_clip=0.5000, iqa=12.5000, image='dog.jpg', prompt='a dog')"
+    )
+    changed = dataclasses.replace(result(), score=None, complete=True, metrics={}, prompt="dog\n" * 100)
+    assert repr(changed) == f"Result(score=none, image='dog.jpg', prompt={('dog' + chr(10)) * 14 + 'dog…'!r})"
+
+
+def test_values_of_random_weights_are_no_score_in_any_view() -> None:
+    random = dataclasses.replace(result(), weights="random")
+    assert repr(random).startswith("Result(WEIGHTS ARE RANDOM: these numbers are no scores, value=0.4500, incomplete")
+    for view in (repr(random), random._repr_html_()):
+        assert "WEIGHTS ARE RANDOM: these numbers are no scores" in view
+        assert "score=" not in view and "score 0" not in view
+    assert weights_warning("published") == result().weights_warning == ""
+
+
+def test_a_notebook_shows_a_table_of_its_own() -> None:
+    html = result()._repr_html_()
+    assert "score 0.4500" in html and "(incomplete)" in html and "missing: not installed" in html
+    assert not any(part in html for part in ("http", "src=", "url(", "<script", "<link"))
+
+
+def test_a_notebook_shows_what_a_user_wrote_as_text() -> None:
+    hostile = '</td><script>alert(1)</script><img src=x onerror="alert(2)">'
+    metric = MetricValue(0.5, None, 0.0, hostile)
+    texts = dict.fromkeys(("image", "prompt", "profile", "preset", "fingerprint"), hostile)
+    html = dataclasses.replace(result(), metrics={"clip": metric}, missing={"iqa": hostile}, **texts)._repr_html_()
+    assert "<script" not in html and "<img" not in html
+    assert html.count("&lt;script&gt;alert(1)") == len(texts) + 2
 
 
 # --- the schema ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from imgeval.contract import METRIC_NAMES
 from imgeval.errors import InvalidInputError
-from imgeval.scores import PRESETS_DIR, Preset, Scale, combine, is_complete, load_preset, parse_preset
+from imgeval.scores import PRESETS_DIR, Preset, Scale, combine, contributions, is_complete, load_preset, parse_preset
 
 SEED = load_preset("seed")
 WEIGHED = ("aesthetic", "clip", "qalign_quality", "qalign_aesthetic", "sam_clip")
@@ -70,6 +70,19 @@ def test_iqa_does_not_count_for_completeness() -> None:
 
 
 # --- properties of every preset --------------------------------------------------------------------------------------
+@given(presets(), raw_values)
+def test_contributions_add_up_to_the_score_before_it_is_clamped(preset: Preset, raw: dict[str, float]) -> None:
+    present = {name: value for name, value in raw.items() if name in preset.scales and not math.isnan(value)}
+    parts = {name: (preset.scales[name].normalise(value), preset.weight(name)) for name, value in present.items()}
+    found = contributions(parts)
+    score = combine(preset, raw)
+    assert bool(found) == (not math.isnan(score))
+    if found:
+        assert set(found) == set(present)
+        assert min(1.0, max(0.0, math.fsum(found.values()))) == pytest.approx(score, rel=1e-9, abs=1e-6)
+        assert all(part == 0 for name, part in found.items() if preset.weight(name) == 0)
+
+
 @given(presets(), raw_values)
 def test_the_score_is_in_range_or_absent(preset: Preset, raw: dict[str, float]) -> None:
     score = combine(preset, raw)

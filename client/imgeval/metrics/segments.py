@@ -77,10 +77,16 @@ def crop(rgb: NDArray[np.uint8], segment: Segment) -> NDArray[np.uint8]:
 
     Raises ValueError where the box does not lie inside the image.
     """
+    check_inside(segment.box, rgb.shape[1], rgb.shape[0])
     x, y, width, height = segment.box
-    if x < 0 or y < 0 or x + width > rgb.shape[1] or y + height > rgb.shape[0]:
-        raise ValueError(f"box {segment.box} does not lie inside an image of {rgb.shape[1]} x {rgb.shape[0]} px")
     return rgb[y : y + height, x : x + width] * segment.mask[..., np.newaxis]
+
+
+def check_inside(box: tuple[int, int, int, int], width: int, height: int) -> None:
+    """Raises ValueError where a box (x, y, width, height) does not lie inside an image of this size in pixels."""
+    x, y, box_width, box_height = box
+    if x < 0 or y < 0 or x + box_width > width or y + box_height > height:
+        raise ValueError(f"box {box} does not lie inside an image of {width} x {height} px")
 
 
 def felzenszwalb_segments(rgb: NDArray[np.uint8], options: SegmentOptions = SegmentOptions()) -> tuple[Segment, ...]:
