@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from imgeval.bootstrap import CONFIDENCE, RESAMPLES, mean_interval
+from imgeval.bootstrap import CONFIDENCE, RESAMPLES, Interval, mean_intervals
 from imgeval.contract import METRIC_NAMES
 from imgeval.errors import InvalidInputError
 from imgeval.result import SCORE
@@ -55,7 +55,7 @@ class ValueComparison:
     mean_a: float  # over the pairs
     mean_b: float
     difference: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     win_rate: float
     ties: int
     wins: tuple[PromptDifference, ...]
@@ -190,7 +190,7 @@ def compare_runs(
         raise InvalidInputError(
             "runs", f"{difference}, so their values cannot be compared; to do it anyway: --allow-different-models"
         )
-    found = {name: value for name in VALUES if (value := _compare_value(name, a, b, top))}
+    found = _compare_values(a, b, top)
     if not found:
         raise InvalidInputError("runs", f"got {pairs} prompts in both, and no score or metric that both have for one")
     weights = sorted((a.weights | b.weights) - {"published"})
@@ -209,18 +209,41 @@ def _models_differ(a: Tally, b: Tally) -> str:
     return ""
 
 
-def _compare_value(name: str, a: Tally, b: Tally, top: int) -> ValueComparison | None:
-    means_a, means_b = a.means(name), b.means(name)
-    prompts = [prompt for prompt in means_a if prompt in means_b]
-    if not prompts:
-        return None
-    if (name in a.lower_is_better) != (name in b.lower_is_better):
-        return None  # of two metrics that point in opposite directions; a caveat says so
-    lower = name in a.lower_is_better
-    of_a = np.array([means_a[prompt] for prompt in prompts])  # (N,)
-    of_b = np.array([means_b[prompt] for prompt in prompts])
-    differences = of_b - of_a
-    gains = -differences if lower else differences  # positive where B is better
+def _compare_values(a: Tally, b: Tally, top: int) -> dict[str, ValueComparison]:
+    means_a, means_b = ({name: tally.means(name) for name in VALUES} for tally in (a, b))
+    opposed = a.lower_is_better ^ b.lower_is_better  # in one run only, so that the other's points the other way
+    pairs = {}
+    for name in VALUES:
+        prompts = tuple(prompt for prompt in means_a[name] if prompt in means_b[name])
+        if prompts and name not in opposed:
+            pairs[name] = prompts
+    found = {}
+    for prompts in dict.fromkeys(pairs.values()):
+        names = [name for name in pairs if pairs[name] == prompts]
+        of_a, of_b = (
+            np.array([[means[name][prompt] for name in names] for prompt in prompts]) for means in (means_a, means_b)
+        )  # (N, M)
+        intervals = mean_intervals(of_b - of_a)
+        for column, (name, interval) in enumerate(zip(names, intervals, strict=True)):
+            unpaired = len(means_a[name].keys() ^ means_b[name].keys())
+            lower = name in a.lower_is_better
+            both = (of_a[:, column], of_b[:, column])
+            found[name] = _compare_value(name, lower, prompts, *both, interval, unpaired, top)
+    return {name: found[name] for name in pairs}
+
+
+def _compare_value(
+    name: str,
+    lower_is_better: bool,
+    prompts: Sequence[str],
+    of_a: NDArray[np.float64],
+    of_b: NDArray[np.float64],
+    interval: Interval | None,
+    unpaired: int,
+    top: int,
+) -> ValueComparison:
+    differences = of_b - of_a  # (N,)
+    gains = -differences if lower_is_better else differences  # positive where B is better
     order = np.argsort(-gains, kind="stable")
 
     def listed(positions: NDArray[np.intp]) -> tuple[PromptDifference, ...]:
@@ -232,13 +255,13 @@ def _compare_value(name: str, a: Tally, b: Tally, top: int) -> ValueComparison |
     ties = int((gains == 0).sum())
     return ValueComparison(
         name=name,
-        lower_is_better=lower,
+        lower_is_better=lower_is_better,
         pairs=len(prompts),
-        unpaired=len(means_a.keys() ^ means_b.keys()),
+        unpaired=unpaired,
         mean_a=float(of_a.mean()),
         mean_b=float(of_b.mean()),
         difference=float(differences.mean()),
-        interval=mean_interval(differences),
+        interval=interval,
         win_rate=(len(won) + ties / 2) / len(prompts),
         ties=ties,
         wins=listed(won[:top]),

@@ -260,7 +260,7 @@ def test_a_server_that_answers_nonsense(photo: Path, details: bytes) -> None:
         assert_one_line(score(photo, "coffee", "--url", url), 4, f"the server at {url}")
 
 
-@pytest.mark.parametrize("command", ["score", "rank", "match"])
+@pytest.mark.parametrize("command", ["score", "score several", "rank", "match"])
 def test_ctrl_c(photo: Path, command: str) -> None:
     asked, release = threading.Event(), threading.Event()
 
@@ -270,9 +270,11 @@ def test_ctrl_c(photo: Path, command: str) -> None:
         return pb.ModelInferResponse()
 
     program = Path(sys.executable).parent / "imgeval-client"
+    pair = (photo, "coffee")
+    arguments = {"rank": pair[::-1], "score several": pair * 3}.get(command, pair)
     with serving(wait) as url:
         process = subprocess.Popen(
-            [program, command, *(("coffee", photo) if command == "rank" else (photo, "coffee")), "--url", url],
+            [program, command.split()[0], *arguments, "--url", url],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             # Where these tests run in the background of a shell, SIGINT is ignored, and children inherit that.

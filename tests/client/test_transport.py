@@ -84,6 +84,24 @@ def test_the_real_server_refuses_what_the_contract_does_not_have(server: Embedde
 
 
 # --- no server -------------------------------------------------------------------------------------------------------
+def test_the_real_server_tells_its_configuration_and_status(server: EmbeddedServer) -> None:
+    with connected(server.url) as transport:
+        config = transport.model_config("imgeval", PATIENT_S)
+        status = transport.server_status(PATIENT_S)
+        with pytest.raises(ServerFailedError, match="nonesuch"):
+            transport.model_config("nonesuch", PATIENT_S)
+    assert (config["name"], config["parameters"]["profile"]) == ("imgeval", {"string_value": "starter"})
+    assert (status["name"], status["shared_memory_regions"]) == ("triton", 0)
+    assert "system_shared_memory" in status["extensions"]
+
+
+def test_a_server_without_these_calls_has_failed() -> None:
+    with talking_to(answering()) as transport:
+        for call in (lambda: transport.model_config("imgeval", PATIENT_S), lambda: transport.server_status(PATIENT_S)):
+            with pytest.raises(ServerFailedError, match="UNIMPLEMENTED"):
+                call()
+
+
 def test_where_nothing_listens_no_server_is_available(unused_port: int) -> None:
     with connected(f"127.0.0.1:{unused_port}") as transport:
         for call in (

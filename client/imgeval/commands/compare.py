@@ -23,7 +23,7 @@ RUN = click.Path(exists=True, dir_okay=False, path_type=Path)
     shell_complete=completions.values,
     help="What wins and losses are listed by; default: score, else the first metric there is.",
 )
-@click.option("--top", default=5, show_default=True, type=click.IntRange(min=0), help="Wins and losses to list.")
+@click.option("--top", type=click.IntRange(min=0), help="How many of the largest wins and losses to list.")
 @click.option(
     "--fail-below",
     multiple=True,
@@ -46,7 +46,7 @@ def compare(
     run_a: Path,
     run_b: Path,
     by: str | None,
-    top: int,
+    top: int | None,
     fail_below: tuple[str, ...],
     max_regression: tuple[str, ...],
     confident: bool,
@@ -62,14 +62,19 @@ def compare(
     """
     from imgeval import gates
     from imgeval.errors import InvalidInputError
-    from imgeval.run_comparison import VALUES, compare_runs
+    from imgeval.run_comparison import DEFAULT_TOP, VALUES, compare_runs
     from imgeval.run_files import read_run
 
     below = gates.parse_limits(gates.FAIL_BELOW, fail_below)
     regression = gates.parse_limits(gates.MAX_REGRESSION, max_regression)
     if by is not None and by not in VALUES:
         raise InvalidInputError("by", f"got {by}; allowed: {', '.join(VALUES)}")
-    comparison = compare_runs(read_run(run_a), read_run(run_b), allow_different_models=allow_different_models, top=top)
+    comparison = compare_runs(
+        read_run(run_a),
+        read_run(run_b),
+        allow_different_models=allow_different_models,
+        top=DEFAULT_TOP if top is None else top,
+    )
     if by is not None and by not in comparison.values:
         raise InvalidInputError("by", f"got {by}; compared were: {', '.join(comparison.values) or 'none'}")
     checked = gates.check(comparison, below, regression, confident=confident)
