@@ -8,7 +8,7 @@ import click
 
 from imgeval.cli_errors import Commands
 
-COMMANDS = ("score", "rank", "match")  # in the order of --help; each is the function of that name in its file
+COMMANDS = ("score", "rank", "match", "batch")  # in the order of --help; each is the function of that name in its file
 
 
 class ClientCommands(Commands):

@@ -70,13 +70,22 @@ class Client:
         """Give the connection back."""
         self._transport.close()
 
+    def check_ready(self) -> None:
+        """Ask whether the server can be reached and serves the ensemble.
+
+        Raises:
+            ServerUnavailableError: it does not, or gave no answer within `timeout_s`.
+        """
+        self._transport.check_ready(ENSEMBLE, self._timeout_s)
+
     def score(
         self, image: ImageLike, prompt: str, *, metrics: Sequence[str] | None = None, label: str | None = None
     ) -> Result:
         """Score one image against one prompt.
 
         Args:
-            image: a path, the bytes of an encoded file, a PIL image, or an array (H, W, 3), (H, W, 4) or (H, W) uint8.
+            image: a path, the bytes of an encoded file, a PIL image, an array (H, W, 3), (H, W, 4) or (H, W) uint8, or
+                a LazyImage.
             prompt: text that is not blank.
             metrics: names of the metrics to compute, the others cost nothing; by default all.
             label: what the result calls the image; by default its path, or its kind where it has none.
@@ -117,8 +126,8 @@ class Client:
         """Score many pairs; a pair that cannot be scored is an outcome with its error and stops nothing.
 
         Pairs are read as they are needed, in the caller's thread, and at most 2 x `concurrency` of them are held: read
-        and not handed out yet. Files are read by the workers; every other image is encoded when its pair is read, so
-        that its buffer may be used again. Closing the iterator drops what has not started.
+        and not handed out yet. Files and lazy images are read by the workers; every other image is encoded when its
+        pair is read, so that its buffer may be used again. Closing the iterator drops what has not started.
 
         Args:
             pairs: any iterable of (image, prompt), each as `score` takes it.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imgeval.errors import ImgevalError, InvalidInputError, ServerUnavailableError
-from imgeval.inputs import encode_image, image_label, prompt_label
+from imgeval.inputs import LazyImage, encode_image, image_label, prompt_label
 
 if TYPE_CHECKING:
     from imgeval.client import Client
@@ -116,13 +116,16 @@ def _next_done(pending: Iterable[Future[Result]], ordered: bool) -> Future[Resul
 
 
 def _task(client: Client, pair: tuple[Any, str], metrics: tuple[str, ...]) -> Task:
-    """What scores one pair. Only files are left to the workers: whatever else is an image may change after this."""
+    """What scores one pair. Files and lazy images are left to the workers: every other may change after this."""
     try:
         image, prompt = pair
     except (TypeError, ValueError):
         problem = f"got {type(pair).__name__}; allowed: (image, prompt)"
         return refused(InvalidInputError("pair", problem), f"<{type(pair).__name__}>", "")
     label, text = image_label(image), prompt_label(prompt)
+    if isinstance(image, LazyImage):
+        # Read before `score`, whose deadline is for the server and not for the place that the image comes from.
+        return Task(label, text, lambda: client.score(encode_image(image), prompt, metrics=metrics, label=label))
     if not isinstance(image, (str, os.PathLike)):
         try:
             image = encode_image(image)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from imgeval.errors import (
+    ConnectionLostError,
     DeadlineExceededError,
     ImgevalError,
     InvalidInputError,
@@ -24,6 +25,7 @@ from imgeval.errors import (
 # it is computing, and ends connections with more: a request of minutes would fail with "too many pings".
 KEEPALIVE_TIME_MS = 330_000
 KEEPALIVE_TIMEOUT_MS = 10_000
+MAX_RECONNECT_MS = 2_000  # between attempts to reach a server that is gone; gRPC's own 2 minutes would miss its return
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's own upper limit
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -106,6 +108,7 @@ def _channel_args(url: str) -> list[tuple[str, int]]:
         "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
         "grpc.keepalive_time_ms": KEEPALIVE_TIME_MS,
         "grpc.keepalive_timeout_ms": KEEPALIVE_TIMEOUT_MS,
+        "grpc.max_reconnect_backoff_ms": MAX_RECONNECT_MS,
     }
     if url.rpartition(":")[0] in LOOPBACK_HOSTS:
         settings["grpc.enable_http_proxy"] = 0  # a proxy from the environment cannot reach this machine's loopback
@@ -123,6 +126,8 @@ def _typed(error: InferenceServerException, url: str, timeout_s: float) -> Imgev
         return DeadlineExceededError(f"the server at {url} gave no answer within {timeout_s:g} s")
     if status == "UNAVAILABLE" and "failed to connect" in message.lower():
         return ServerUnavailableError(f"no server at {url}: {message}")
+    if status == "UNAVAILABLE":
+        return ConnectionLostError(f"the server at {url} went away: {message}")
     return ServerFailedError(f"the server at {url} failed: {status or 'no status'}: {message}")
 
 
