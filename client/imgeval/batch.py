@@ -183,8 +183,8 @@ def _check_same(row: Row, found: tuple[int, Item] | None, where: Path) -> None:
     else:
         index, item = found
         got, there = (image_label(item.image), prompt_label(item.prompt)), (row.image, row.prompt)
-        if index == row.index and got == there:
-            return
+        if index == row.index and (row.error is not None or got == there):
+            return  # what was wrong with an item may have been put right in between
         problem = f"row {index} is {_short(got)}, and row {row.index} in {where} is {_short(there)}"
     raise InvalidInputError("INPUT", f"{problem}: give the input that the run began with, or {_anew(where)}")
 

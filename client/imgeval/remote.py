@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from typing import Any
+from urllib.parse import quote
 
 from imgeval.contract import MAX_ENCODED_BYTES
 from imgeval.errors import InvalidInputError, MissingPackageError, install_hint
@@ -24,10 +25,11 @@ PACKAGES = {  # what fsspec needs beside itself, by protocol
     **dict.fromkeys(HTTP, "aiohttp"),
     **dict.fromkeys(("s3", "s3a"), "s3fs"),
     **dict.fromkeys(("gs", "gcs"), "gcsfs"),
-    **dict.fromkeys(("az", "abfs", "abfss"), "adlfs"),
+    **dict.fromkeys(("az", "abfs"), "adlfs"),
 }
 
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*)://")
+_AS_IT_IS = "%:/?#[]@!$&'()*+,;=~"  # of a URL that is encoded already; a space or an umlaut is no part of one
 _CHAIN = re.compile(r"::[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -58,7 +60,7 @@ class Fetcher:
         deadline = time.monotonic() + self._timeout_s
         chunks, size = [], 0
         try:
-            with self._file_system(protocol).open(url, "rb", **_open_options(protocol)) as file:
+            with _open(self._file_system(protocol), protocol, url) as file:
                 while chunk := file.read(min(CHUNK_BYTES, self._max_bytes + 1 - size)):
                     chunks.append(chunk)
                     size += len(chunk)
@@ -126,13 +128,16 @@ def _connect(protocol: str, timeout_s: float) -> Any:
             "auto_decompress": False,  # an image is compressed already, and more may be a bomb
             "headers": {"Accept-Encoding": "identity"},
         }
-        return fsspec.filesystem(protocol, client_kwargs=client, skip_instance_cache=True)
+        # Not encoded anew, which changes what a signed URL has signed.
+        return fsspec.filesystem(protocol, client_kwargs=client, encoded=True, skip_instance_cache=True)
     except ImportError as error:
         needed = "the packages fsspec and aiohttp" if protocol in HTTP else f"the package {PACKAGES[protocol]}"
         hint = install_hint("batch") if protocol in HTTP else f"pip install {PACKAGES[protocol]}"
         raise MissingPackageError(f"{protocol}:// needs {needed}: {hint}") from error
 
 
-def _open_options(protocol: str) -> dict[str, Any]:
-    """Over http a plain stream: one request, instead of one for the size and then one for each block."""
-    return {"block_size": 0, "size": 1} if protocol in HTTP else {}
+def _open(file_system: Any, protocol: str, url: str) -> Any:
+    if protocol not in HTTP:
+        return file_system.open(url, "rb")
+    # A plain stream: one request, instead of one for the size and then one for each block.
+    return file_system.open(quote(url, _AS_IT_IS), "rb", block_size=0, size=1)
