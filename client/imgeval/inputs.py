@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from imgeval.text import decode_prompt
 if TYPE_CHECKING:
     from PIL import Image
 
-    ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | "LazyImage"
+    ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | LazyImage"
 
 TIFF_MODES = ("CMYK", "YCbCr", "LAB")  # PIL modes that PNG cannot hold and TIFF can
 

@@ -33,11 +33,19 @@ class Header:
 
 
 class Journal:
-    """An open journal, which nobody else has open. `header` is None in one that was just made."""
+    """An open journal, which nobody else has open. `header` is None in one without rows."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path, self._file = path, file
-        self.header = _header(path, file.readline())
+        line = file.readline()
+        self.header, self._header_bytes = _header(path, line), len(line)
+        if self.empty:
+            self.header = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing, not even a part of a row, after the header."""
+        return os.fstat(self._file.fileno()).st_size <= self._header_bytes
 
     @property
     def finished(self) -> bool:
@@ -50,8 +58,9 @@ class Journal:
         """Start anew, whatever was there."""
         self._file.seek(0)
         self._file.truncate()
-        self._write(json_line({"imgeval_run": VERSION, **asdict(header)}).encode())
-        self.header = header
+        line = json_line({"imgeval_run": VERSION, **asdict(header)}).encode()
+        self._write(line)
+        self.header, self._header_bytes = header, len(line)
 
     def rows(self) -> Iterator[Row]:
         """The rows that are there. What was being written when a run ended is cut off after the last one."""
@@ -93,7 +102,7 @@ class Journal:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Journal]:
-    """The journal at this path, made if it is not there; one that stays empty is removed.
+    """The journal at this path, made if it is not there; one that stays without rows is removed.
 
     Raises:
         InvalidInputError: another process has it open, or it is something else.
@@ -104,7 +113,7 @@ def opened(path: Path) -> Iterator[Journal]:
         try:
             yield journal
         finally:
-            if journal.header is None:
+            if journal.empty:
                 path.unlink()
 
 

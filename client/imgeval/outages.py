@@ -78,7 +78,8 @@ def scored_rows(
             yield found[1].image, found[1].prompt
 
     while True:
-        one_by_one, position, lost = suspects > 0, 0, None
+        one_by_one, position = suspects > 0, 0
+        lost: ConnectionLostError | ServerUnavailableError | None = None
         outcomes = client.score_many(
             pairs(suspects if one_by_one else None),
             metrics=metrics,

@@ -58,7 +58,9 @@ class Item:
 class Source(Protocol):
     """An input that is open."""
 
-    path: Path | None  # None: stdin
+    @property
+    def path(self) -> Path | None:
+        """The file or folder; None for stdin."""
 
     def items(self) -> Iterator[Item]:
         """Its items, in memory that does not grow with it.

@@ -126,9 +126,8 @@ def _typed(error: InferenceServerException, url: str, timeout_s: float) -> Imgev
         return DeadlineExceededError(f"the server at {url} gave no answer within {timeout_s:g} s")
     if status == "UNAVAILABLE" and "failed to connect" in message.lower():
         return ServerUnavailableError(f"no server at {url}: {message}")
-    if status == "UNAVAILABLE":
-        return ConnectionLostError(f"the server at {url} went away: {message}")
-    return ServerFailedError(f"the server at {url} failed: {status or 'no status'}: {message}")
+    kind = ConnectionLostError if status == "UNAVAILABLE" else ServerFailedError
+    return kind(f"the server at {url} failed: {status or 'no status'}: {message}")
 
 
 def _one_line(error: InferenceServerException) -> str:
