@@ -10,17 +10,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from imgeval.errors import InvalidInputError, MissingPackageError, install_hint
 
-if TYPE_CHECKING:
-    import pyarrow
 
 FORMATS = {".jsonl": "JSONL", ".ndjson": "JSONL", ".csv": "CSV", ".parquet": "Parquet"}  # by the end of the name
 MAX_LINE_BYTES = 1024 * 1024  # of a line of JSONL, and of a row of CSV in characters
-ROW_GROUP_ROWS = 10_000  # of a Parquet file that is written
-BATCH_ROWS = 256  # of a Parquet file that is read at a time
+BATCH_ROWS = 250  # of a Parquet file, that are objects of Python at a time
+ROW_GROUP_BATCHES = 40  # of these in a row group that is written
 BUFFER_BYTES = 1024 * 1024  # of each column of a Parquet file that is read
 
 RowOrError = dict[str, Any] | InvalidInputError
@@ -185,10 +183,16 @@ def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mappi
     kinds = {int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_(), str: pyarrow.string()}
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
     left = iter(rows)
+
+    def batches() -> Iterator[Any]:
+        """Arrow's columns are a tenth of the rows they are made of, of which there are few at a time."""
+        for batch in iter(lambda: list(islice(left, BATCH_ROWS)), []):
+            yield pyarrow.RecordBatch.from_pylist(batch, schema)
+
+    columns_of = batches()
     with _parquet().ParquetWriter(path, schema) as writer:
-        while group := list(islice(left, ROW_GROUP_ROWS)):
-            batch: pyarrow.RecordBatch = pyarrow.RecordBatch.from_pylist(group, schema)
-            writer.write_batch(batch, ROW_GROUP_ROWS)
+        while group := list(islice(columns_of, ROW_GROUP_BATCHES)):
+            writer.write_table(pyarrow.Table.from_batches(group, schema), ROW_GROUP_BATCHES * BATCH_ROWS)
 
 
 def _check_columns(got: Iterable[str], path: Path, field: str, needed: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from imgeval import InvalidInputError
 from imgeval.contract import METRIC_NAMES
 from imgeval.run_files import COLUMNS, read_run, write_run
 from imgeval.runs import Row
-from imgeval.tabular import FORMATS, ROW_GROUP_ROWS
+from imgeval.tabular import BATCH_ROWS, FORMATS, ROW_GROUP_BATCHES
 
 # Python 3.10's csv does not read NUL.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
@@ -66,10 +66,11 @@ def test_every_column_has_the_type_that_other_programs_see(tmp_path: Path) -> No
 
 
 def test_parquet_is_written_in_groups_of_rows(tmp_path: Path) -> None:
-    count = 2 * ROW_GROUP_ROWS + 1
+    group = BATCH_ROWS * ROW_GROUP_BATCHES
+    count = 2 * group + 1
     write_run(tmp_path / "run.parquet", (Row(index, "a.png", "a dog") for index in range(count)), "Parquet")
     with parquet.ParquetFile(tmp_path / "run.parquet") as file:
-        assert [file.metadata.row_group(each).num_rows for each in range(3)] == [ROW_GROUP_ROWS, ROW_GROUP_ROWS, 1]
+        assert [file.metadata.row_group(each).num_rows for each in range(3)] == [group, group, 1]
     assert [row.index for row in read_run(tmp_path / "run.parquet")] == list(range(count))
 
 
