@@ -26,7 +26,7 @@ from imgeval.contract import (
     for_combine,
     metric_tensor,
 )
-from imgeval.errors import DeadlineExceededError, ServerFailedError
+from imgeval.errors import DeadlineExceededError, ServerFailedError, ServerLostError, ServerUnavailableError
 from imgeval.inputs import check_metrics, check_prompt, encode_image, image_label
 from imgeval.many import DEFAULT_CONCURRENCY, Outcome
 from imgeval.result import SCORE, Result
@@ -228,3 +228,12 @@ class Client:
             return self._transport.infer(model, inputs, outputs, left_s)
         except DeadlineExceededError as error:
             raise late from error
+        except ServerLostError:
+            raise
+        except ServerFailedError as error:
+            # A server that is being stopped fails in many ways before its connections end: its models go one by one.
+            try:
+                self._transport.check_ready(ENSEMBLE, max(0.0, deadline - time.perf_counter()))
+            except ServerUnavailableError:
+                raise ServerLostError(str(error)) from error
+            raise

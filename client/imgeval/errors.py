@@ -6,7 +6,7 @@
     |   +-- EmbeddedServerError  the embedded server could not be started or stopped
     +-- ServerFailedError        a server that was ready failed on this request          (exit code 4)
     |   +-- DeadlineExceededError
-    |   +-- ConnectionLostError
+    |   +-- ServerLostError
     +-- BuildError               weights or a model repository that cannot be made       (exit code 3)
     +-- MissingPackageError      an installed package that a command or an input needs   (exit code 3)
 
@@ -53,8 +53,8 @@ class DeadlineExceededError(ServerFailedError):
     """The server gave no answer within the deadline."""
 
 
-class ConnectionLostError(ServerFailedError):
-    """The connection ended before the answer came: the server died, or was stopped; a next one may answer."""
+class ServerLostError(ServerFailedError):
+    """The server died or was stopped while it worked on the request; when it is back it may answer."""
 
 
 class BuildError(ImgevalError):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, cast
 
-from imgeval.errors import ConnectionLostError, ServerUnavailableError
+from imgeval.errors import ServerLostError, ServerUnavailableError
 from imgeval.many import Outcome
 from imgeval.runs import Row
 from imgeval.sources import Item
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from imgeval.client import Client
 
 WAIT_SERVER_S = 60.0
-MAX_ATTEMPTS = 3  # for a row whose connection is lost each time: it may be what kills the server
+MAX_ATTEMPTS = 3  # for a row with which the server is lost each time: it may be what kills the server
 FIRST_DELAY_S, LAST_DELAY_S = 0.2, 5.0  # between two looks for a server that is gone; each is twice the one before
 
 ToDo = Iterator[tuple[int, Item]]  # with the number of its row
@@ -34,7 +34,7 @@ class Outages:
         """A row was made: the next outage is a new one."""
         self._gone_since = None
 
-    def wait(self, error: ConnectionLostError | ServerUnavailableError) -> None:
+    def wait(self, error: ServerLostError | ServerUnavailableError) -> None:
         """Return when the server is there.
 
         Raises:
@@ -60,14 +60,14 @@ def scored_rows(
 ) -> Iterator[Row]:
     """A row for each item, in order, over outages of the server.
 
-    When a connection is lost, whatever was under way is scored again one by one: where one row kills the server, it
+    When the server is lost, whatever was under way is scored again one by one: where one row kills the server, it
     alone runs out of attempts.
 
     Raises:
         ServerUnavailableError: as `Outages.wait`. What has no row then is scored when the run goes on.
     """
     waiting: deque[tuple[int, Item]] = deque()  # read, and without a row yet
-    suspects = 0  # how many of these were, or may have been, under way when a connection was lost
+    suspects = 0  # how many of these were, or may have been, under way when the server was lost
     attempts = 0  # that the first of these has behind it
 
     def pairs(count: int | None) -> Iterator[tuple[Any, str]]:
@@ -79,7 +79,7 @@ def scored_rows(
 
     while True:
         one_by_one, position = suspects > 0, 0
-        lost: ConnectionLostError | ServerUnavailableError | None = None
+        lost: ServerLostError | ServerUnavailableError | None = None
         outcomes = client.score_many(
             pairs(suspects if one_by_one else None),
             metrics=metrics,
@@ -90,7 +90,7 @@ def scored_rows(
                 for outcome in outcomes:
                     if outcome.index != position:
                         continue  # one before it found no server, which is raised in a moment
-                    if isinstance(outcome.error, ConnectionLostError) and attempts + 1 < MAX_ATTEMPTS:
+                    if isinstance(outcome.error, ServerLostError) and attempts + 1 < MAX_ATTEMPTS:
                         attempts, suspects, lost = attempts + 1, len(waiting), outcome.error
                         break
                     suspects, position = max(0, suspects - 1), position + 1

@@ -14,7 +14,6 @@ from typing import IO, Any
 
 from imgeval.errors import InvalidInputError, MissingPackageError, install_hint
 
-
 FORMATS = {".jsonl": "JSONL", ".ndjson": "JSONL", ".csv": "CSV", ".parquet": "Parquet"}  # by the end of the name
 MAX_LINE_BYTES = 1024 * 1024  # of a line of JSONL, and of a row of CSV in characters
 BATCH_ROWS = 250  # of a Parquet file, that are objects of Python at a time

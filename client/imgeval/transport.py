@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from imgeval.errors import (
-    ConnectionLostError,
     DeadlineExceededError,
     ImgevalError,
     InvalidInputError,
     ServerFailedError,
+    ServerLostError,
     ServerUnavailableError,
 )
 
@@ -126,7 +126,7 @@ def _typed(error: InferenceServerException, url: str, timeout_s: float) -> Imgev
         return DeadlineExceededError(f"the server at {url} gave no answer within {timeout_s:g} s")
     if status == "UNAVAILABLE" and "failed to connect" in message.lower():
         return ServerUnavailableError(f"no server at {url}: {message}")
-    kind = ConnectionLostError if status == "UNAVAILABLE" else ServerFailedError
+    kind = ServerLostError if status == "UNAVAILABLE" else ServerFailedError
     return kind(f"the server at {url} failed: {status or 'no status'}: {message}")
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgeval import Client, DeadlineExceededError, ServerFailedError, ServerUnavailableError, outages
-from imgeval.errors import ConnectionLostError
+from imgeval.errors import ServerLostError
 from imgeval.inputs import LazyImage
 from imgeval.outages import MAX_ATTEMPTS, Outages, scored_rows
 from imgeval.runs import Row
@@ -43,9 +43,9 @@ class Mortal(FakeTransport):
             if self.deaths[prompt]:
                 self.deaths[prompt] -= 1
                 self._gone = self.looks
-                raise (ServerUnavailableError if self.unready else ConnectionLostError)("the server went away")
+                raise (ServerUnavailableError if self.unready else ServerLostError)("the server went away")
             if self._gone:
-                raise ConnectionLostError("the server went away")
+                raise ServerLostError("the server went away")
         return {**DETAILS, "score": int(prompt) / 1000}
 
 
@@ -123,6 +123,21 @@ def test_other_failures_are_rows_at_once(error: ServerFailedError) -> None:
     says = "no answer within 60 s" if isinstance(error, DeadlineExceededError) else "INTERNAL"
     assert [says in (row.error or "") for row in rows(transport, 5)] == [True] * 5
     assert len(transport.calls) == 5
+
+
+def test_a_failure_of_a_server_that_is_going_is_no_failure_of_the_row() -> None:
+    """Its models go one by one, each with an error of its own, before its connections end."""
+
+    class Going(Mortal):
+        def _one(self, image: bytes, prompt: str) -> dict[str, Any]:
+            try:
+                return super()._one(image, prompt)
+            except ServerLostError as error:
+                raise ServerFailedError("failed: INTERNAL: clip_text: Server not ready") from error
+
+    transport = Going({"3": 1, "9": 2})
+    assert [row.error for row in rows(transport, 20)] == [None] * 20
+    assert transport.asked["9"] == 3
 
 
 def test_items_are_read_as_they_are_needed() -> None:
