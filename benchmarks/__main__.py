@@ -6,11 +6,23 @@ import importlib
 
 import click
 
-NAMES = ("decode", "gpu", "limit", "overhead", "repeat", "scale", "start", "stream", "upstream", "where")
+NAMES = (
+    "batch-memory",
+    "decode",
+    "gpu",
+    "limit",
+    "overhead",
+    "repeat",
+    "scale",
+    "start",
+    "stream",
+    "upstream",
+    "where",
+)
 
 
 class Benchmarks(click.Group):
-    """Each benchmark is the command of the module of its name."""
+    """Each benchmark is the command of the module of its name, with _ for -."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(NAMES)
@@ -18,7 +30,7 @@ class Benchmarks(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in NAMES:
             return None
-        command: click.Command = importlib.import_module(f"benchmarks.{name}").command
+        command: click.Command = importlib.import_module(f"benchmarks.{name.replace('-', '_')}").command
         return command
 
 

@@ -15,6 +15,7 @@ COMMANDS = (  # in the order of --help; each is the function of that name in its
     "score",
     "rank",
     "match",
+    "batch",
     "explain",
     "report",
     "compare",

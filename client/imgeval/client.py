@@ -80,13 +80,22 @@ class Client(_AnyClient):
         """Give the connection back. Calls under way in other threads end, on the server too, with an error here."""
         self._transport.close()
 
+    def check_ready(self) -> None:
+        """Ask whether the server can be reached and serves the ensemble.
+
+        Raises:
+            ServerUnavailableError: it does not, or gave no answer within `timeout_s`.
+        """
+        run(self._core.check_ready())
+
     def score(
         self, image: ImageLike, prompt: str, *, metrics: Sequence[str] | None = None, label: str | None = None
     ) -> Result:
         """Score one image against one prompt.
 
         Args:
-            image: a path, the bytes of an encoded file, a PIL image, or an array (H, W, 3), (H, W, 4) or (H, W) uint8.
+            image: a path, the bytes of an encoded file, a PIL image, an array (H, W, 3), (H, W, 4) or (H, W) uint8, or
+                a LazyImage.
             prompt: text that is not blank.
             metrics: names of the metrics to compute, the others cost nothing; by default all.
             label: what the result calls the image; by default its path, or its kind where it has none.
@@ -110,8 +119,8 @@ class Client(_AnyClient):
         """Score many pairs; a pair that cannot be scored is an outcome with its error and stops nothing.
 
         Pairs are read as they are needed, in the caller's thread, and at most 2 x `concurrency` of them are held: read
-        and not handed out yet. Files are read by the workers; every other image is encoded when its pair is read, so
-        that its buffer may be used again. Closing the iterator drops what has not started.
+        and not handed out yet. Files and lazy images are read by the workers; every other image is encoded when its
+        pair is read, so that its buffer may be used again. Closing the iterator drops what has not started.
 
         Args:
             pairs: any iterable of (image, prompt), each as `score` takes it.
@@ -224,6 +233,10 @@ class AsyncClient(_AnyClient):
     async def close(self) -> None:
         """As `Client.close`."""
         await asyncio.to_thread(self._transport.close)
+
+    async def check_ready(self) -> None:
+        """As `Client.check_ready`."""
+        await self._core.check_ready()
 
     async def score(
         self, image: ImageLike, prompt: str, *, metrics: Sequence[str] | None = None, label: str | None = None

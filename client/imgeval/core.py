@@ -26,7 +26,13 @@ from imgeval.contract import (
     for_combine,
     metric_tensor,
 )
-from imgeval.errors import DeadlineExceededError, InvalidInputError, ServerFailedError, ServerUnavailableError
+from imgeval.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    ServerFailedError,
+    ServerLostError,
+    ServerUnavailableError,
+)
 from imgeval.inputs import check_metrics, check_prompt, encode_image, image_label
 from imgeval.result import Result
 from imgeval.served import ServedMetrics
@@ -58,6 +64,11 @@ class Core:
         self._timeout_s = timeout_s
         self._ready = False  # found so, and no failure since: then the first question is the inference
 
+    async def check_ready(self) -> None:
+        """`Client.check_ready`, which says what it does."""
+        await self.waiting.check_ready(self.transport, ENSEMBLE, self._timeout_s)
+        self._ready = True
+
     async def score(
         self, image: ImageLike, prompt: str, metrics: Sequence[str] | None = None, label: str | None = None
     ) -> Result:
@@ -69,8 +80,7 @@ class Core:
         text = check_prompt(prompt)
         deadline = start + self._timeout_s
         if not self._ready:
-            await self.waiting.check_ready(self.transport, ENSEMBLE, self._timeout_s)
-            self._ready = True
+            await self.check_ready()
         connected = time.perf_counter()
         details = await self._details({IMAGE: encoded, PROMPT: text}, wanted, deadline)
         end = time.perf_counter()
@@ -103,7 +113,7 @@ class Core:
 
     async def metrics(self) -> ServedMetrics:
         """`Client.metrics`, which says what it does."""
-        await self.waiting.check_ready(self.transport, ENSEMBLE, self._timeout_s)
+        await self.check_ready()
         config = await self.waiting.work(self.transport.model_config, ENSEMBLE, self._timeout_s)
         return ServedMetrics.from_config(config, self.transport.url)
 
@@ -136,6 +146,17 @@ class Core:
         names = tuple(tensor.name for tensor in outputs)
         try:
             return await self.waiting.infer(self.transport, model, inputs, names, left_s)
-        except (ServerFailedError, ServerUnavailableError) as error:
+        except DeadlineExceededError as error:
             self._ready = False
-            raise late if isinstance(error, DeadlineExceededError) else error from error.__cause__
+            raise late from error.__cause__
+        except (ServerLostError, ServerUnavailableError):
+            self._ready = False
+            raise
+        except ServerFailedError as error:
+            self._ready = False
+            # A server that is being stopped fails in many ways before its connections end: its models go one by one.
+            try:
+                await self.waiting.check_ready(self.transport, ENSEMBLE, max(0.0, deadline - time.perf_counter()))
+            except ServerUnavailableError:
+                raise ServerLostError(str(error)) from error
+            raise

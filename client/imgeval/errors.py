@@ -6,7 +6,9 @@
     |   +-- EmbeddedServerError  the embedded server could not be started or stopped
     +-- ServerFailedError        a server that was ready failed on this request          (exit code 4)
     |   +-- DeadlineExceededError
+    |   +-- ServerLostError
     +-- BuildError               weights or a model repository that cannot be made       (exit code 3)
+    +-- MissingPackageError      an installed package that a command or an input needs   (exit code 3)
 
 Foreign exceptions (gRPC, Pillow, the file system) are turned into these where they enter, and nowhere else: `image.py`
 for decoding, `transport.py` for gRPC. A message is one line that says what was got and what is allowed.
@@ -51,8 +53,18 @@ class DeadlineExceededError(ServerFailedError):
     """The server gave no answer within the deadline."""
 
 
+class ServerLostError(ServerFailedError):
+    """The server died or was stopped while it worked on the request; when it is back it may answer."""
+
+
 class BuildError(ImgevalError):
     """Weights are missing or wrong, or a model repository could not be made from them."""
+
+    exit_code = 3
+
+
+class MissingPackageError(ImgevalError):
+    """Something was asked for that needs a package which is not installed."""
 
     exit_code = 3
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,17 @@ from imgeval.text import decode_prompt
 if TYPE_CHECKING:
     from PIL import Image
 
-    ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+    ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | LazyImage"
 
 TIFF_MODES = ("CMYK", "YCbCr", "LAB")  # PIL modes that PNG cannot hold and TIFF can
+
+
+@dataclass(frozen=True)
+class LazyImage:
+    """An image file that is read when it is scored: `read` gives its bytes, in any thread, or an ImgevalError."""
+
+    label: str
+    read: Callable[[], bytes]
 
 
 def check_metrics(metrics: Sequence[str] | None) -> tuple[str, ...]:
@@ -60,6 +69,8 @@ def check_prompt(prompt: str) -> bytes:
 def encode_image(image: ImageLike) -> bytes:
     """The bytes of an image file; PIL images and arrays become PNG or TIFF, which keep every sample.
 
+    A lazy image is read here.
+
     Raises:
         InvalidInputError: a file that is missing, unreadable, empty or too large, or an array of another shape or type.
     """
@@ -67,6 +78,8 @@ def encode_image(image: ImageLike) -> bytes:
         return _read(Path(image))
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _checked(bytes(image), "the bytes given")
+    if isinstance(image, LazyImage):
+        return _checked(image.read(), image_label(image))
     from PIL import Image
 
     if isinstance(image, np.ndarray):
@@ -91,7 +104,9 @@ def encode_image(image: ImageLike) -> bytes:
 
 
 def image_label(image: ImageLike) -> str:
-    """What a result calls this image: its path, or its kind where it has none."""
+    """What a result calls this image: its path or its label, or its kind where it has none."""
+    if isinstance(image, LazyImage):
+        image = image.label
     if not isinstance(image, (str, os.PathLike)):
         return f"<{type(image).__name__}>"
     try:

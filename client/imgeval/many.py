@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from imgeval.errors import ImgevalError, InvalidInputError, ServerUnavailableError
-from imgeval.inputs import encode_image, image_label, prompt_label
+from imgeval.inputs import LazyImage, encode_image, image_label, prompt_label
 
 if TYPE_CHECKING:
     from imgeval.core import Core
@@ -134,19 +134,27 @@ async def _tasks(
 
 
 async def _task(core: Core, pair: tuple[Any, str], metrics: tuple[str, ...]) -> Task:
-    """What scores one pair. Only files are left to the workers: whatever else is an image may change after this."""
+    """What scores one pair. Files and lazy images are left to the workers: every other may change after this."""
     try:
         image, prompt = pair
     except (TypeError, ValueError):
         problem = f"got {type(pair).__name__}; allowed: (image, prompt)"
         return refused(InvalidInputError("pair", problem), f"<{type(pair).__name__}>", "")
     label, text = image_label(image), prompt_label(prompt)
+    if isinstance(image, LazyImage):
+        return Task(label, text, partial(_score_lazy, core, image, prompt, metrics))
     if not isinstance(image, (str, os.PathLike)):
         try:
             image = await core.waiting.work(encode_image, image)
         except InvalidInputError as error:
             return refused(error, label, text)
     return Task(label, text, partial(core.score, image, prompt, metrics, label))
+
+
+async def _score_lazy(core: Core, image: LazyImage, prompt: str, metrics: tuple[str, ...]) -> Result:
+    """Read before it is scored: the deadline is for the server, and not for the place that the image comes from."""
+    encoded = await core.waiting.work(encode_image, image)
+    return await core.score(encoded, prompt, metrics, image_label(image))
 
 
 def refused(error: ImgevalError, image: str, prompt: str) -> Task:

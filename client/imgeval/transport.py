@@ -24,6 +24,7 @@ from imgeval.errors import (
     ImgevalError,
     InvalidInputError,
     ServerFailedError,
+    ServerLostError,
     ServerUnavailableError,
 )
 from imgeval.shared_memory import MIN_SHARED_BYTES, Region, Regions
@@ -272,7 +273,7 @@ class GrpcTransport:
         status, message = error.code(), _message(error)
         if self._regions and "shared memory region" in message:
             self._regions.forget()
-            return ServerFailedError(f"the server at {self.url} was restarted and has lost the image: {message}")
+            return ServerLostError(f"the server at {self.url} was restarted and has lost the image: {message}")
         if status is grpc.StatusCode.INVALID_ARGUMENT:
             # "in ensemble 'imgeval', preprocess: IMAGE: got ..." -> the field and what is wrong with it
             match = re.search(r"(IMAGE|PROMPT): (.*)", message)
@@ -284,7 +285,8 @@ class GrpcTransport:
             if not reached:
                 return ServerUnavailableError(f"no server at {self.url}: {message}")
             # It was there when this request was sent: it died of it or beside it, and no attempt since found another.
-        return ServerFailedError(f"the server at {self.url} failed: {status.name}: {message}")
+        kind = ServerLostError if status is grpc.StatusCode.UNAVAILABLE else ServerFailedError
+        return kind(f"the server at {self.url} failed: {status.name}: {message}")
 
 
 def _serialized(array: NDArray[Any]) -> bytes:

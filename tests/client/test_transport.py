@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2 as pb
 from imgeval import DeadlineExceededError, InvalidInputError, ServerFailedError, ServerUnavailableError, channel
 from imgeval.embedded.server import EmbeddedServer
 from imgeval.embedded.supervisor import requests_served
-from imgeval.errors import ImgevalError
+from imgeval.errors import ImgevalError, ServerLostError
 from imgeval.transport import GrpcTransport
 from tests.fake_triton import Handler, answering, dying, refusing, serving
 
@@ -191,6 +191,7 @@ def test_every_status_becomes_one_typed_line(code: grpc.StatusCode, message: str
         transport.infer("imgeval", INPUTS, ["SCORE"], PATIENT_S)
     assert expected in str(failed.value)
     assert "\n" not in str(failed.value)
+    assert isinstance(failed.value, ServerLostError) is (code is grpc.StatusCode.UNAVAILABLE)
 
 
 @pytest.mark.parametrize(
