@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner
 
-from imgeval import Client, EmbeddedServerError
+from imgeval import Client, EmbeddedServerError, ImgevalError
 from imgeval import client as library
 from imgeval.cli import main as client_main
 from imgeval.embedded import paths, runtime, server, supervisor
@@ -220,6 +220,27 @@ def test_a_crash_leaves_nothing_and_is_recognised(
     assert_gone(started)
     assert last_error(command("status")).startswith("error: no embedded server is running")
     assert server.start(repository, "starter", port=started.port).pid != started.pid
+
+
+def test_a_server_that_crashes_is_started_again(started: EmbeddedServer, photos: dict[str, bytes]) -> None:
+    """As this Triton does where several requests run out of time at the same moment."""
+    probe(started.url, timeout_s=60)
+    before = process(started.shm_prefix, "bin/tritonserver")
+    time.sleep(supervisor.MIN_LIFE_S)
+    os.kill(before, signal.SIGSEGV)
+    with Client(started.url) as client:
+        until(lambda: _answers(client, photos["coffee.png"]), "it answers")
+    assert process(started.shm_prefix, "bin/tritonserver") != before
+    assert running() == [started] and "is started again" in Path(started.log).read_text()
+    stop(started)
+    assert_gone(started)
+
+
+def _answers(client: Client, photo: bytes) -> bool:
+    try:
+        return client.score(photo, "a cup of coffee", metrics=["clip"]).metrics["clip"].raw > 0
+    except ImgevalError:
+        return False
 
 
 def test_a_state_file_of_another_process_is_stale(server: EmbeddedServer, imgeval_home: Path) -> None:

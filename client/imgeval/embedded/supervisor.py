@@ -2,7 +2,9 @@
 
 Run as `python -m imgeval.embedded.supervisor SPEC` with the path of a JSON `Spec`. It stays small (standard library
 only), writes `state.json` beside the spec, and ends when it is told to (SIGTERM), when tritonserver ends, or when no
-request came for `idle_timeout_s`. If it is killed itself, the kernel kills tritonserver, and Triton's stubs follow.
+request came for `idle_timeout_s`. One that crashes is started again: this Triton (2.51) does so where several requests
+are cancelled, or run out of time, at the same moment. If it is killed itself, the kernel kills tritonserver, and
+Triton's stubs follow.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ SHARED_MEMORY = Path("/dev/shm")
 EXIT_TIMEOUT_S = 10  # for requests under way, then for tritonserver as a whole
 POLL_INTERVAL_S = 0.2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+CRASHES = tuple(-number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL))  # exit statuses
+MAX_RESTARTS = 10  # of one server; what crashes more often than that is of no use
+MIN_LIFE_S = 5.0  # what crashes sooner does so while it loads, and would again
 # Loopback, so never by a proxy that the environment names.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -107,21 +112,20 @@ def _die_with_parent() -> None:
 def run(spec: Spec) -> int:
     """Run one server to its end; returns tritonserver's exit status."""
     state = Path(spec.state)
-    with open(spec.log, "ab", buffering=0) as log:
-        server = subprocess.Popen(
-            spec.command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            preexec_fn=_die_with_parent,
-        )
+    server = _start(spec)
     pid = os.getpid()
     content = {**spec.public, "pid": pid, "start_ticks": process_start_ticks(pid), "shm_prefix": spec.shm_prefix}
     fresh = state.with_suffix(".new")
     fresh.write_text(json.dumps(content, indent=2), encoding="utf-8")
     fresh.replace(state)
     try:
-        _watch(server, spec)
+        for left in reversed(range(MAX_RESTARTS + 1)):
+            started = time.monotonic()
+            _watch(server, spec)
+            if server.poll() not in CRASHES or time.monotonic() - started < MIN_LIFE_S or not left:
+                break
+            remove_leftovers(spec.shm_prefix)
+            server = _start(spec, f"tritonserver ended with status {server.returncode}, and is started again\n")
     except Stop:
         pass
     finally:
@@ -136,6 +140,18 @@ def run(spec: Spec) -> int:
         remove_leftovers(spec.shm_prefix)
         state.unlink(missing_ok=True)
     return server.returncode
+
+
+def _start(spec: Spec, said: str = "") -> subprocess.Popen[bytes]:
+    with open(spec.log, "ab", buffering=0) as log:
+        log.write(said.encode())
+        return subprocess.Popen(
+            spec.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=_die_with_parent,
+        )
 
 
 def _watch(server: subprocess.Popen[bytes], spec: Spec) -> None:
