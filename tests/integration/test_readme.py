@@ -99,6 +99,19 @@ def test_second_score_finds_the_running_server(installed: Installed, checkout: P
     assert json.loads(done.stdout)["metrics"]["clip"]["raw"] > 0.2
 
 
+def test_the_commands_for_many_images(installed: Installed, checkout: Path) -> None:
+    done = run("set -e\n" + command("many"), checkout, installed.env)
+    rows = [json.loads(line) for line in (checkout / "scores.jsonl").read_text().splitlines()]
+    assert [(row["image"], row["error"]) for row in rows] == [
+        (f"{name}.jpg", None) for name in ("cat", "coffee", "rocket")
+    ]
+    assert all(row["clip"] > 0 for row in rows)
+    ranked = [line.split()[-1] for line in done.stdout.splitlines() if line.strip().startswith(("1 ", "2 ", "3 "))]
+    assert ranked[0] == "examples/cat.jpg" and len(ranked) == 3, done.stdout
+    for page in ("scores.html", "cat.html"):
+        assert (checkout / page).read_text().startswith("<!doctype html>")
+
+
 def test_installed_wheel_works_without_the_checkout(installed: Installed, checkout: Path, tmp_path: Path) -> None:
     """The main job from nothing but the installed package: sources gone, another folder, a cache of its own."""
     for source in ("client", "export", "model_repository", "weights"):
