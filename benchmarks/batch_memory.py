@@ -23,6 +23,7 @@ from imgeval.remote import Fetcher
 from imgeval.runs import Row
 from imgeval.sources import SourceOptions, open_source
 from imgeval.tabular import FORMATS, write_rows
+from imgeval.transport import GrpcTransport
 
 SAMPLES = 10
 IMAGE_BYTES = 10_000
@@ -42,12 +43,11 @@ DETAILS: dict[str, Any] = {
 }
 
 
-class Instant:
-    """A transport that answers at once, always the same."""
-
-    url = "nowhere:1"
+class Instant(GrpcTransport):
+    """Answers at once, always the same, and never connects."""
 
     def __init__(self) -> None:
+        super().__init__("nowhere:1")
         self._answer = json.dumps(DETAILS).encode()
 
     def check_ready(self, model: str, timeout_s: float) -> None: ...
@@ -56,8 +56,6 @@ class Instant:
         self, model: str, inputs: Mapping[str, Any], outputs: Sequence[str], timeout_s: float
     ) -> dict[str, np.ndarray[Any, Any]]:
         return {name: np.array([[self._answer]], dtype=np.object_) for name in outputs}
-
-    def close(self) -> None: ...
 
 
 class Sampler(Silent):
