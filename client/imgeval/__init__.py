@@ -21,7 +21,9 @@ if TYPE_CHECKING:
         EmbeddedServerError,
         ImgevalError,
         InvalidInputError,
+        MissingPackageError,
         ServerFailedError,
+        ServerLostError,
         ServerUnavailableError,
     )
     from imgeval.many import Outcome
@@ -36,11 +38,13 @@ __all__ = [
     "InvalidInputError",
     "Matrix",
     "MetricValue",
+    "MissingPackageError",
     "Outcome",
     "Ranked",
     "Ranking",
     "Result",
     "ServerFailedError",
+    "ServerLostError",
     "ServerUnavailableError",
 ]
 
