@@ -22,7 +22,9 @@ if TYPE_CHECKING:
         EmbeddedServerError,
         ImgevalError,
         InvalidInputError,
+        MissingPackageError,
         ServerFailedError,
+        ServerLostError,
         ServerUnavailableError,
     )
     from imgeval.explanation import Explanation, KeywordMatch
@@ -44,6 +46,7 @@ __all__ = [
     "KeywordMatch",
     "Matrix",
     "MetricValue",
+    "MissingPackageError",
     "Outcome",
     "Ranked",
     "Ranking",
@@ -52,6 +55,7 @@ __all__ = [
     "ServedMetric",
     "ServedMetrics",
     "ServerFailedError",
+    "ServerLostError",
     "ServerUnavailableError",
 ]
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imgeval import Client, ImgevalError, InvalidInputError, Outcome, ServerFailedError, ServerUnavailableError
+from imgeval.inputs import LazyImage
 from imgeval.many import READ_AHEAD
 from tests.fake_transport import DETAILS, FakeTransport
 
@@ -176,6 +177,24 @@ def test_a_buffer_may_be_used_again_for_the_next_image() -> None:
 
     list(Client(transport=FakeTransport(answer=answer)).score_many(pairs(), concurrency=4))
     assert len(set(seen.values())) == 20
+
+
+def test_a_lazy_image_is_read_by_a_worker_and_before_the_deadline_begins() -> None:
+    def slow() -> bytes:
+        assert threading.current_thread() is not threading.main_thread()
+        time.sleep(0.2)
+        return b"image"
+
+    def broken() -> bytes:
+        raise InvalidInputError("IMAGE", "gone")
+
+    transport = FakeTransport()
+    client = Client(transport=transport, timeout_s=0.1)
+    pairs = [(LazyImage("slow.png", slow), "a dog"), (LazyImage("broken.png", broken), "a dog")]
+    slow_one, broken_one = client.score_many(pairs)
+    assert (slow_one.image, slow_one.error) == ("slow.png", None)
+    assert (broken_one.image, str(broken_one.error)) == ("broken.png", "IMAGE: gone")
+    assert transport.calls[0][1]["IMAGE"] == b"image"
 
 
 def collect(outcomes: Iterator[Outcome], found: list[Outcome]) -> None:

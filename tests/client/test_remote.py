@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import fsspec
 import pytest
 
-from imgeval import InvalidInputError
+from imgeval import InvalidInputError, remote
 from imgeval.errors import MissingPackageError
 from imgeval.remote import PACKAGES, Fetcher, is_url
 
@@ -211,6 +212,20 @@ def test_many_threads_share_one_fetcher(web: Web, patient: Fetcher) -> None:
     for thread in threads:
         thread.join()
     assert sorted(sizes) == list(range(20))
+
+
+def test_other_protocols_are_read_in_chunks_and_bounded_too(patient: Fetcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fsspec's own store in memory, which stands for those of the clouds."""
+    monkeypatch.setitem(PACKAGES, "memory", "fsspec")
+    monkeypatch.setattr(remote, "CHUNK_BYTES", 7)
+    store = fsspec.filesystem("memory")
+    for size in (20, MAX_BYTES + 1):
+        store.pipe(f"/bucket/{size}.png", b"x" * size)
+    assert patient.fetch("memory://bucket/20.png") == b"x" * 20
+    with pytest.raises(InvalidInputError, match=rf"has more than the {MAX_BYTES} bytes"):
+        patient.fetch(f"memory://bucket/{MAX_BYTES + 1}.png")
+    with pytest.raises(InvalidInputError, match=r"memory://bucket/none\.png does not exist"):
+        patient.fetch("memory://bucket/none.png")
 
 
 @pytest.mark.parametrize(
