@@ -61,7 +61,7 @@ sys.stdin.read()
 class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Ready or not, and answering each inference by one function."""
 
-    def __init__(self, handler: Handler, ready: bool, authorization: str | None) -> None:
+    def __init__(self, handler: Handler, ready: bool, authorization: str | None = None) -> None:
         self._handler, self._ready, self._authorization = handler, ready, authorization
 
     def ModelReady(self, request: Any, context: grpc.ServicerContext) -> pb.ModelReadyResponse:  # noqa: N802 - gRPC's
