@@ -217,7 +217,7 @@ class Phoenix:
 def test_a_server_that_is_killed_and_started_again_is_waited_for(table: Path) -> None:
     phoenix, output = Phoenix([5, 14], away_s=0.5), table.with_name("out.csv")
     try:
-        code, _, err = ended(table, "-o", output, "--url", phoenix.url, "--concurrency", 3)
+        code, _, err = ended(table, "-o", output, "--url", phoenix.url, "--concurrency", 3, "--max-attempts", 1)
     finally:
         phoenix.close()
     assert phoenix.deaths == 2
@@ -232,9 +232,9 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(table: Path) ->
 
 
 def test_a_server_that_stays_away_is_exit_code_3_and_the_run_goes_on(table: Path) -> None:
-    phoenix, output = Phoenix([5], away_s=3.0), table.with_name("out.csv")
+    phoenix, output = Phoenix([5], away_s=6.0), table.with_name("out.csv")
     try:
-        arguments = [table, "-o", output, "--url", phoenix.url, "--concurrency", 1]
+        arguments = [table, "-o", output, "--url", phoenix.url, "--concurrency", 1, "--max-attempts", 1]
         code, out, err = ended(*arguments, "--wait-server", 0.3)
         assert (code, out) == (3, "")
         assert re.search(r"^error: .*127\.0\.0\.1:\d+.*\(waited 0\.3 s\)$", err.splitlines()[-1])
