@@ -25,7 +25,22 @@ from click.core import ParameterSource
 from imgeval.errors import InvalidInputError
 
 VARIABLE = "IMGEVAL_CONFIG"
-SHARED = ("url", "metrics", "profile", "timeout", "idle-timeout")  # that may stand above the tables
+SHARED = (
+    "url",
+    "metrics",
+    "profile",
+    "timeout",
+    "idle-timeout",
+    "tls",
+    "ca-cert",
+    "client-cert",
+    "client-key",
+    "server-name",
+    "token-file",
+    "compression",
+    "shared-memory",
+    "max-attempts",
+)  # that may stand above the tables
 
 
 def path() -> Path:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from imgeval import cli, cli_options, config
 from imgeval.cli import main
 from imgeval.cli_options import ServerOptions
+from imgeval.connection import Connection
 
 
 @pytest.fixture
@@ -62,7 +63,13 @@ def test_flag_then_environment_then_file_then_default(
     file.write_text("")
     assert in_force().timeout_s == 60
     file.write_text('url = "a:1"\ntimeout = 7\nidle-timeout = 9.5\nprofile = "cpu"\nmetrics = ["clip", "iqa"]\n')
-    assert in_force() == ServerOptions("a:1", ("clip", "iqa"), False, "cpu", 7.0, 9.5)
+    given = in_force()
+    assert given.connection("b:1") == Connection("b:1")
+    assert given == ServerOptions("a:1", given.connection, ("clip", "iqa"), False, "cpu", 7.0, 9.5)
+    file.write_text('url = ["a:1", "b:1"]\nca-cert = "ca.pem"\nmax-attempts = 2\ntls = true\n')
+    given = in_force()
+    assert given.url == "a:1,b:1"
+    assert given.connection("c:1") == Connection("c:1", tls=True, ca_cert="ca.pem", max_attempts=2)
     file.write_text('timeout = 7\nmetrics = "clip"\n[rank]\ntimeout = 8\njson = true\n[match]\ntimeout = 9\n')
     assert (in_force().timeout_s, in_force().as_json, in_force().metrics) == (8, True, ("clip",))
     monkeypatch.setenv("IMGEVAL_TIMEOUT", "11")
@@ -79,14 +86,16 @@ def test_every_option_has_a_variable_and_a_key() -> None:
         command = main.get_command(context, name)
         assert command is not None
         for key, option in config.options_of(command).items():
-            assert key in option.opts[0]
+            assert f"--{key}" in option.opts
             assert str(option.envvar).startswith("IMGEVAL_"), (name, key)
     rank = main.get_command(context, "rank")
     assert rank is not None
     assert config.options_of(rank)["by"].envvar == "IMGEVAL_RANK_BY"
     assert config.options_of(rank)["idle-timeout"].envvar == "IMGEVAL_IDLE_TIMEOUT"
     shared = {
-        key for option in cli_options._OPTIONS for key in config.options_of(click.Command("x", params=[made(option)]))
+        key
+        for option in (*cli_options._OPTIONS, *cli_options._CONNECTION_OPTIONS)
+        for key in config.options_of(click.Command("x", params=[made(option)]))
     }
     assert shared == {*config.SHARED, "json"}
 
@@ -142,7 +151,7 @@ def test_a_file_that_is_named_must_be_there(file: Path) -> None:
         ("url = ", "FILE: no TOML: "),
         (
             "colour = 1",
-            "FILE: unknown key 'colour'; allowed: url, metrics, profile, timeout, idle-timeout, score, rank",
+            "FILE: unknown key 'colour'; allowed: url, metrics, profile, timeout, idle-timeout, tls, ca-cert",
         ),
         ("json = true", "FILE: unknown key 'json'"),
         ("[rank]\ncolour = 1", "FILE: unknown key 'colour' in [rank]; allowed: by, url, metrics, json, profile"),
