@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,21 @@ def test_report_writes_a_page(run_file: Path, image: Path, tmp_path: Path) -> No
     assert (code, out, err) == (0, "", f"wrote {page} (rows: 2, pictures: 1)\n"), "dog.png lies beside the run"
     assert "<title>run.jsonl</title>" in page.read_text("utf-8")
     assert ended("report", run_file, "-o", page, "--thumbnails", 0)[2] == f"wrote {page} (rows: 2, pictures: 0)\n"
+
+
+def test_report_finds_the_images_of_each_run(run_file: Path, image: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(image, tmp_path / folder)
+    image.unlink()
+    page = tmp_path / "report.html"
+    assert ended("report", run_file, "-o", page)[2] == f"wrote {page} (rows: 2, pictures: 0)\n"
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert ended("report", run_file, "-o", page, "--images", a)[2] == f"wrote {page} (rows: 2, pictures: 1)\n"
+    both = ended("report", run_file, run_file, "-o", page, "--images", a, "--images", b)
+    assert both[2].endswith("pictures: 2)\n")
+    three = ended("report", run_file, "-o", page, *("--images", a) * 3)
+    assert three == (2, "", "error: --images: got 3; allowed: one for RUN and one for RUN_B\n")
 
 
 def test_report_compares_two_runs_of_one_name(run_file: Path, tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_the_commands_for_many_images(installed: Installed, checkout: Path) -> N
     assert all(row["clip"] > 0 for row in rows)
     ranked = [line.split()[-1] for line in done.stdout.splitlines() if line.strip().startswith(("1 ", "2 ", "3 "))]
     assert ranked[0] == "examples/cat.jpg" and len(ranked) == 3, done.stdout
+    assert "(rows: 3, pictures: 3)" in done.stderr
     for page in ("scores.html", "cat.html"):
         assert (checkout / page).read_text().startswith("<!doctype html>")
 
