@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
 from imgeval import completions
 from imgeval.connection import Compression, Connection
@@ -113,7 +114,7 @@ class ServerOptions:
     """
 
     url: str | None
-    connection: Callable[[str], Connection]
+    connection: functools.partial[Connection]
     metrics: tuple[str, ...] | None
     as_json: bool
     profile: str | None
@@ -127,8 +128,12 @@ def with_server_options(command: Callable[Concatenate[ServerOptions, P], R]) -> 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         how: dict[str, Any] = {name: kwargs.pop(name) for name in _CONNECTION}
+        token = os.environ.get("IMGEVAL_TOKEN") or None
+        source = click.get_current_context().get_parameter_source("token_file")
+        if token and source is ParameterSource.DEFAULT_MAP:  # the environment stands above the file
+            how["token_file"] = None
         if how["token_file"] is None:
-            how["token"] = os.environ.get("IMGEVAL_TOKEN") or None
+            how["token"] = token
         own: dict[str, Any] = {
             name: kwargs.pop(name) for name in ServerOptions.__dataclass_fields__ if name != "connection"
         }

@@ -138,6 +138,8 @@ def _value(where: str, option: click.Option, value: Any) -> Any:
         allowed, fits = "true or false", isinstance(value, bool)
     else:
         allowed, fits = "text or a number", isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        if isinstance(option.type, click.types.IntParamType) and isinstance(value, float):
+            allowed, fits = "a whole number", False
     if not fits:
         raise InvalidInputError(where, f"got {value!r}; allowed: {allowed}")
     return [value] if option.multiple else value

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from imgeval.errors import InvalidInputError
-from imgeval.run_comparison import VALUES, RunComparison
+from imgeval.run_comparison import MIN_PAIRS, VALUES, RunComparison
 
-FAIL_BELOW, MAX_REGRESSION = "--fail-below", "--max-regression"
+FAIL_BELOW, MAX_REGRESSION, MAX_ERRORS = "--fail-below", "--max-regression", "--max-errors"
+ROUNDING = 1e-9  # of a mean: no gate fails by it
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def check(
     max_regression: Sequence[Limit] = (),
     *,
     confident: bool = False,
+    max_errors: int | None = None,
 ) -> tuple[Gate, ...]:
     """What becomes of each gate.
 
@@ -73,11 +75,20 @@ def check(
         fail_below: fails where the mean over all prompts of B is below the limit; above it, where lower is better.
         max_regression: fails where B is worse than A by more than the limit in the mean of the pairs.
         confident: `max_regression` fails only where the whole 95 % interval is beyond the limit, not the mean alone.
+        max_errors: fails where more rows of B than this could not be scored; the other gates leave such rows out.
 
     A value that cannot be compared, or that B does not have, fails its gate: what was not seen has not passed.
     """
     below = [_below(comparison, limit) for limit in fail_below]
-    return (*below, *(_regression(comparison, limit, confident) for limit in max_regression))
+    regressions = [_regression(comparison, limit, confident) for limit in max_regression]
+    errors = [] if max_errors is None else [_errors(comparison, max_errors)]
+    return (*below, *regressions, *errors)
+
+
+def _errors(comparison: RunComparison, most: int) -> Gate:
+    got = comparison.b.errors
+    seen = f"{got} of {comparison.b.rows} rows of run B could not be scored"
+    return Gate(MAX_ERRORS, "rows", most, got <= most, seen)
 
 
 def _below(comparison: RunComparison, limit: Limit) -> Gate:
@@ -85,7 +96,7 @@ def _below(comparison: RunComparison, limit: Limit) -> Gate:
     if mean is None:
         return Gate(FAIL_BELOW, limit.name, limit.value, False, f"run B has no value of {limit.name}")
     lower = limit.name in comparison.b.lower_is_better
-    passed = mean <= limit.value if lower else mean >= limit.value
+    passed = mean <= limit.value + ROUNDING if lower else mean >= limit.value - ROUNDING
     side = "above" if lower else "below"
     seen = f"the mean of run B, {mean:.4f}, is {'not ' if passed else ''}{side} {limit.value:g}"
     return Gate(FAIL_BELOW, limit.name, limit.value, passed, seen + (" (lower is better)" if lower else ""))
@@ -94,20 +105,20 @@ def _below(comparison: RunComparison, limit: Limit) -> Gate:
 def _regression(comparison: RunComparison, limit: Limit, confident: bool) -> Gate:
     value = comparison.values.get(limit.name)
     if value is None:
-        seen = f"{limit.name} cannot be compared: no prompt has a value in both runs"
+        seen = f"{limit.name} cannot be compared: no prompt has a value of the same kind in both runs"
         return Gate(MAX_REGRESSION, limit.name, limit.value, False, seen)
     loss = -value.difference * value.sign  # positive where B is worse
     decides, what = loss, "the mean"
     if confident:
-        if value.interval is None:
-            seen = "there is no interval of one pair, which --confident needs"
+        if value.interval is None or value.pairs < MIN_PAIRS:
+            seen = f"--confident needs {MIN_PAIRS} pairs for its interval, and there are {value.pairs}"
             return Gate(MAX_REGRESSION, limit.name, limit.value, False, seen)
         decides = min(-bound * value.sign for bound in value.interval)
         what = "the interval's bound in favour of B"
-    passed = decides <= limit.value
+    passed = decides <= limit.value + ROUNDING
     direction = "worse" if loss > 0 else "not worse"
     seen = (
         f"run B is {direction}: mean difference {value.difference:+.4f}; decided by {what}, "
-        f"a regression of {max(decides, 0):.4f} where {limit.value:g} is allowed"
+        f"a regression of {max(0.0, decides):.4f} where {limit.value:g} is allowed"
     )
     return Gate(MAX_REGRESSION, limit.name, limit.value, passed, seen)

@@ -21,7 +21,7 @@ DEFAULT_THUMBNAILS = 200
 
 @dataclass(frozen=True)
 class Run:
-    """The rows of one run. `folder` is where images with a relative path are looked for after the current folder."""
+    """The rows of one run. `folder` is where images with a relative path are looked for, before the current folder."""
 
     name: str
     rows: tuple[Row, ...]

@@ -37,7 +37,7 @@ def read_run(path: Path) -> Iterator[Row]:
         if isinstance(content, InvalidInputError):
             raise InvalidInputError("run", f"{path}: {content}")
         try:
-            yield Row.from_dict(_from_text(content) if is_text else content)
+            yield Row.from_dict(_checked(_from_text(content) if is_text else content))
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInputError("run", f"{path}: row {number} is no row of a run: {error!r}") from error
 
@@ -49,6 +49,17 @@ def write_run(path: Path, rows: Iterable[Row], file_format: str) -> None:
         OSError: the file cannot be written.
     """
     write_rows(path, (row.to_dict() for row in rows), COLUMNS, file_format)
+
+
+def _checked(flat: dict[str, Any]) -> dict[str, Any]:
+    """The columns, each of its type or null. Raises KeyError or ValueError."""
+    for name, kind in COLUMNS.items():
+        value = flat[name]
+        allowed = (int, float) if kind is float else kind  # JSON writes 1.0 as 1
+        fits = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
+        if not fits and (value is not None or name in _ALWAYS_THERE):
+            raise ValueError(f"{name} is {value!r}")
+    return flat
 
 
 def _from_text(content: dict[str, str]) -> dict[str, Any]:

@@ -28,6 +28,10 @@ KEYBERT = "Grootendorst, KeyBERT: Minimal keyword extraction with BERT, 2020, do
 SBERT = (
     "Reimers and Gurevych, Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks, EMNLP 2019, arXiv:1908.10084"
 )
+MINILM = (
+    "Wang et al., MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers, "
+    "NeurIPS 2020, arXiv:2002.10957"
+)
 MUSIQ = "Ke et al., MUSIQ: Multi-scale Image Quality Transformer, ICCV 2021, arXiv:2108.05997"
 IQA_PYTORCH = "Chen and Mo, IQA-PyTorch: PyTorch Toolbox for Image Quality Assessment, 2022"
 NIQE = (
@@ -40,7 +44,7 @@ EFFICIENTNET = (
 )
 FELZENSZWALB = "Felzenszwalb and Huttenlocher, Efficient Graph-Based Image Segmentation, IJCV 59(2), 2004"
 
-IQA_PYTORCH_TERMS = "IQA-PyTorch, which serves it: PolyForm Noncommercial 1.0.0"
+IQA_PYTORCH_TERMS = "IQA-PyTorch, which serves it: PolyForm Noncommercial 1.0.0, and NTU S-Lab License 1.0 for parts"
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def _about(name: str) -> dict[str, About]:
         "sam_clip": About(
             "0 to 1",
             (SAM_FILES[name], *towers, MINILM_FILE, MINILM_TOKENIZER),
-            (about.SAM, about.CLIP, about.KEYBERT, about.SBERT),
+            (about.SAM, about.CLIP, about.KEYBERT, about.SBERT, about.MINILM),
         ),
         # As pyiqa states it, which a test compares: reading it from there takes seconds, and pyiqa on this machine.
         "iqa": About("~0, ~100", (MUSIQ_FILE,), (about.MUSIQ, about.IQA_PYTORCH), terms=about.IQA_PYTORCH_TERMS),

@@ -109,7 +109,7 @@ TOWERS = (
     "all-MiniLM-L6-v2/model.safetensors",
     "all-MiniLM-L6-v2/tokenizer.json",
 )
-TOWER_PAPERS = (about.CONSE, about.EFFICIENTNET, about.SBERT)
+TOWER_PAPERS = (about.CONSE, about.EFFICIENTNET, about.SBERT, about.MINILM)
 
 PROFILE = Profile(
     name="starter",

@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from imgeval import client as library
 from imgeval.cli import main
+from imgeval.pages.report import local_file
 from imgeval.runs import Row
 from tests.client.pages._explained import HEIGHT, WIDTH, details
 from tests.fake_triton import serving
@@ -117,7 +118,9 @@ def test_report_writes_a_page(run_file: Path, image: Path, tmp_path: Path) -> No
     assert ended("report", run_file, "-o", page, "--thumbnails", 0)[2] == f"wrote {page} (rows: 2, pictures: 0)\n"
 
 
-def test_report_finds_the_images_of_each_run(run_file: Path, image: Path, tmp_path: Path) -> None:
+def test_report_finds_the_images_of_each_run(
+    run_file: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         shutil.copy(image, tmp_path / folder)
@@ -128,6 +131,8 @@ def test_report_finds_the_images_of_each_run(run_file: Path, image: Path, tmp_pa
     assert ended("report", run_file, "-o", page, "--images", a)[2] == f"wrote {page} (rows: 2, pictures: 1)\n"
     both = ended("report", run_file, run_file, "-o", page, "--images", a, "--images", b)
     assert both[2].endswith("pictures: 2)\n")
+    monkeypatch.chdir(a)
+    assert local_file("dog.png", b) == b / "dog.png", "and not the one of this name that is here"
     three = ended("report", run_file, "-o", page, *("--images", a) * 3)
     assert three == (2, "", "error: --images: got 3; allowed: one for RUN and one for RUN_B\n")
 

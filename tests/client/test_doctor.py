@@ -246,7 +246,8 @@ def test_json_and_the_options_in_force(nowhere: Path, monkeypatch: pytest.Monkey
     checks = {check["name"]: check for check in content["checks"]}
     assert content["ok"] is False
     assert checks["options"]["seen"] == (
-        f"url 127.0.0.1:{unused_port} (file), profile any (default), metrics clip (flag), timeout 7 s (environment)"
+        f"url 127.0.0.1:{unused_port} (file), profile any (default), metrics clip (flag), timeout 7 s (environment), "
+        "idle_timeout 900 s (default), compression none (default), max_attempts 4 (default)"
     )
     assert checks["configuration file"]["seen"] == f"{nowhere / 'mine.toml'}: url"
     assert "IMGEVAL_SOME_TOKEN=..." in checks["environment"]["seen"]

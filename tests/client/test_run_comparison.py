@@ -109,13 +109,14 @@ def test_several_images_of_a_prompt_count_as_their_mean() -> None:
 
 
 def test_where_lower_is_better_a_fall_is_a_win() -> None:
-    a = [row(f"p{i}", 0.3, iqa=5.0 + i) for i in range(6)]
-    b = [row(f"p{i}", 0.3, iqa=4.0 + i) for i in range(6)]
+    a = [row(f"p{i}", 0.3, iqa=5.0 + i) for i in range(12)]
+    b = [row(f"p{i}", 0.3, iqa=4.0 + i) for i in range(12)]
     found = compare_runs(a, b).values["iqa"]
     assert (found.lower_is_better, found.difference, found.win_rate, found.better) == (True, -1.0, 1.0, "B")
     assert len(found.wins) == 5
     assert found.losses == ()
     assert compare_runs(b, a).values["iqa"].better == "A"
+    assert compare_runs(a[:9], b[:9]).values["iqa"].better == "", "too few to be sure"
 
 
 def test_what_is_left_out_is_counted() -> None:
@@ -132,14 +133,23 @@ def test_what_is_left_out_is_counted() -> None:
         "B: 1 of 3 prompts are not in the other run and are left out",
         "score: 1 prompts of both runs have a value in one only and are left out",
         "clip: 1 prompts of both runs have a value in one only and are left out",
+        "of fewer than 10 pairs a bootstrap interval is too narrow: nothing is sure",
     )
     assert comparison.b.means["clip"] == pytest.approx(0.55), "over all of its prompts"
 
 
-def test_scores_of_different_metrics_are_said() -> None:
+def test_scores_of_different_metrics_are_not_compared() -> None:
     other = row("x", 0.3, normalized={"clip": 0.3, "sam_clip": 0.2})
-    comparison = compare_runs([row("x", 0.3)], [other])
-    assert comparison.caveats == ("the scores are of different metrics: clip; clip, sam_clip",)
+    comparison = compare_runs([row("x", 0.1), row("y", 0.5)], [other, row("y", 0.6)])
+    assert comparison.values["score"].pairs == 1
+    assert comparison.values["score"].difference == pytest.approx(0.1)
+    assert comparison.values["clip"].pairs == 2
+    said = "the scores are of different metrics: clip; clip, sam_clip; only like ones are compared"
+    assert said in comparison.caveats
+    alone = compare_runs([row("x", 0.1)], [other])
+    assert "score" not in alone.values
+    assert "score is not compared: it has values of different metrics" in alone.caveats
+    assert failed(alone, [], ["score=1"]) == ["--max-regression score"]
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -198,14 +208,14 @@ def test_gates_know_the_direction() -> None:
 
 
 def test_the_mean_decides_or_the_interval() -> None:
-    a, b = run([0.5] * 8), run([0.1, 0.9, 0.2, 0.8, 0.4, 0.3, 0.6, 0.6])
+    a, b = run([0.5] * 10), run([0.1, 0.9, 0.2, 0.8, 0.4, 0.3, 0.6, 0.6, 0.4, 0.6])
     comparison = compare_runs(a, b)
     interval = comparison.values["clip"].interval
     assert interval is not None
     assert interval[0] < comparison.values["clip"].difference < 0 < interval[1]
     assert failed(comparison, [], ["clip=0"]) == ["--max-regression clip"]
     assert failed(comparison, [], ["clip=0"], confident=True) == []
-    clear = compare_runs(a, run([0.4, 0.41, 0.39, 0.4, 0.4, 0.41, 0.39, 0.4]))
+    clear = compare_runs(a, run([0.4, 0.41, 0.39, 0.4, 0.4, 0.41, 0.39, 0.4, 0.4, 0.4]))
     assert failed(clear, [], ["clip=0.05"], confident=True) == ["--max-regression clip"]
     assert failed(clear, [], ["clip=0.099"], confident=True) == []
 
@@ -214,6 +224,22 @@ def test_what_was_not_seen_has_not_passed() -> None:
     comparison = compare_runs(run([0.5]), run([0.5]))
     assert failed(comparison, ["iqa=1"], ["sam_clip=1"]) == ["--fail-below iqa", "--max-regression sam_clip"]
     assert failed(comparison, [], ["clip=1"], confident=True) == ["--max-regression clip"], "one pair has no interval"
+    nine = compare_runs(run([0.5] * 9), run([0.5] * 9))
+    assert failed(nine, [], ["clip=1"], confident=True) == ["--max-regression clip"], "nor have nine one to rely on"
+
+
+def test_rounding_fails_no_gate() -> None:
+    comparison = compare_runs(run([0.51]), run([0.50]))
+    assert 0.51 - 0.50 > 0.01
+    assert failed(comparison, ["clip=0.5"], ["clip=0.01"]) == []
+
+
+def test_rows_that_could_not_be_scored() -> None:
+    broken = Row(1, "z.png", "z", error="IMAGE: broken")
+    comparison = compare_runs(run([0.5]), [*run([0.5]), broken])
+    assert [gate.passed for gate in check(comparison, max_errors=0)] == [False]
+    assert [gate.passed for gate in check(comparison, max_errors=1)] == [True]
+    assert check(comparison, max_errors=0)[0].seen == "1 of 2 rows of run B could not be scored"
 
 
 @pytest.mark.parametrize("text", ["clip", "clip=", "clip=high", "clip=nan", "beauty=1", "=1", "clip=inf"])

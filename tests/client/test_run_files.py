@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,15 @@ def test_what_is_no_run_is_said(tmp_path: Path, name: str, content: str | None, 
     with pytest.raises(InvalidInputError, match=r"^run: ") as caught:
         list(read_run(tmp_path / name))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("score", "0.5"), ("prompt", ["x"]), ("index", None), ("complete", 1), ("index", True), ("clip", False)],
+)
+def test_a_value_of_another_type_is_no_row(tmp_path: Path, column: str, value: object) -> None:
+    path = tmp_path / "run.jsonl"
+    good = Row(0, "a.png", "a dog", 1, complete=True).to_dict()
+    path.write_text(json.dumps(good) + "\n" + json.dumps({**good, column: value}) + "\n")
+    with pytest.raises(InvalidInputError, match=f"run: .*row 1 is no row of a run: .*{column} is"):
+        list(read_run(path))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imgeval import completions
 from imgeval.cli_errors import INTERRUPTED, one_line_errors
 from imgeval.cli_options import ServerOptions, connect, with_server_options
 from imgeval.commands.output import echo_json
@@ -22,7 +23,7 @@ ALL_FAILED = 2  # exit code of a run in which no row could be scored
 
 
 @click.command()
-@click.argument("source", metavar="INPUT")
+@click.argument("source", metavar="INPUT", shell_complete=completions.files)
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path, dir_okay=False), help=".jsonl, .csv or .parquet"
 )

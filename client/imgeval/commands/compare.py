@@ -39,6 +39,12 @@ RUN = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--confident", is_flag=True, help="For --max-regression: only if the whole 95 % interval is beyond VALUE."
 )
+@click.option(
+    "--max-errors",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Exit code 1 if more rows of B than N could not be scored; other gates leave these out.",
+)
 @click.option("--allow-different-models", is_flag=True, help="Compare runs that different models or presets made.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @one_line_errors
@@ -50,6 +56,7 @@ def compare(
     fail_below: tuple[str, ...],
     max_regression: tuple[str, ...],
     confident: bool,
+    max_errors: int | None,
     allow_different_models: bool,
     as_json: bool,
 ) -> None:
@@ -77,7 +84,7 @@ def compare(
     )
     if by is not None and by not in comparison.values:
         raise InvalidInputError("by", f"got {by}; compared were: {', '.join(comparison.values) or 'none'}")
-    checked = gates.check(comparison, below, regression, confident=confident)
+    checked = gates.check(comparison, below, regression, confident=confident, max_errors=max_errors)
     if as_json:
         echo_json({**comparison.to_dict(), "gates": [gate.to_dict() for gate in checked]})
     else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -63,14 +64,14 @@ def _checks(context: click.Context, options: ServerOptions, names: tuple[str, ..
     if isinstance(group, click.Group):
         commands = {name: group.get_command(context, name) for name in group.list_commands(context)}
     known = {name: command for name, command in commands.items() if command}
-    yield from run((*machine.CHECKS, lambda: machine.configuration(known)))
+    yield from run((*machine.CHECKS, partial(machine.configuration, known)))
     yield Check("options", "ok", ", ".join(_in_force(context, options)))
     try:
         client = find(options) or (start_server(options) if start else None)
     except ImgevalError as error:
         yield Check("server", "fail", str(error), START_ADVICE)
         return
-    yield from run((lambda: machine.proxies(client.url if client else DEFAULT_URL),))
+    yield from run((partial(machine.proxies, client.url if client else DEFAULT_URL),))
     if client is None:
         yield Check("server", "fail", f"none at {DEFAULT_URL}, and no embedded one runs", START_ADVICE)
         return
@@ -80,11 +81,14 @@ def _checks(context: click.Context, options: ServerOptions, names: tuple[str, ..
 
 def _in_force(context: click.Context, options: ServerOptions) -> Iterator[str]:
     """Each option of the server, its value, and where that came from."""
+    how: dict[str, Any] = options.connection.keywords
     for name, value in (
         ("url", options.url or "a local server"),
         ("profile", options.profile or "any"),
         ("metrics", ",".join(options.metrics or ["all"])),
         ("timeout_s", f"{options.timeout_s:g} s"),
+        ("idle_timeout_s", f"{options.idle_timeout_s:g} s"),
+        *((name, str(each)) for name, each in how.items() if name != "token" and each not in (None, False)),
     ):
         source = context.get_parameter_source(name)
         said = SOURCES.get(source.name if source else "", "default")

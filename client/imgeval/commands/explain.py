@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import click
 
+from imgeval import completions
 from imgeval.cli_errors import one_line_errors
 from imgeval.cli_options import ServerOptions, connect, with_server_options
 from imgeval.commands.output import echo_json
 
 
 @click.command()
-@click.argument("image")
+@click.argument("image", shell_complete=completions.files)
 @click.argument("prompt")
-@click.option("-o", "--output", metavar="FILE", help="A page (.html) or a picture (.png); optional with --json.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    shell_complete=completions.files,
+    help="A page (.html) or a picture (.png); optional with --json.",
+)
 @with_server_options
 @one_line_errors
 def explain(options: ServerOptions, image: str, prompt: str, output: str | None) -> None:

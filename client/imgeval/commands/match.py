@@ -25,8 +25,9 @@ from imgeval.commands.output import show_ranking
 def match(options: ServerOptions, image: str, prompts: tuple[str, ...], by: str) -> None:
     """Say which of PROMPTS fits IMAGE, a file: the best comes first.
 
-    The probability is CLIP's if it had to choose one of them: the softmax of 100 x clip. A prompt that cannot be scored
-    is a row with its error, and the exit code says so.
+    The probability is the softmax of 100 x clip: how CLIP, made to choose one of them, divides its belief. The profile
+    starter has no CLIP, and its probabilities are a rough guide. A prompt that cannot be scored is a row with its
+    error, and the exit code says so.
 
     Example: imgeval-client match photo.jpg "a cup of coffee" "a cup of tea" "an empty table"
     """

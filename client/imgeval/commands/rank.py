@@ -27,8 +27,9 @@ from imgeval.commands.output import show_ranking
 def rank(options: ServerOptions, prompt: str, images: tuple[str, ...], by: str) -> None:
     """Rank IMAGES, files, by how good they are for PROMPT: the best comes first.
 
-    The probability is CLIP's if it had to choose one of them: the softmax of 100 x clip. A file that cannot be scored
-    is a row with its error, and the exit code says so.
+    The probability is the softmax of 100 x clip: how CLIP, made to choose one of them, divides its belief. The profile
+    starter has no CLIP, and its probabilities are a rough guide. A file that cannot be scored is a row with its error,
+    and the exit code says so.
 
     Example: imgeval-client rank "a red car in the snow" seed1.png seed2.png seed3.png
     """

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import click
 
+from imgeval import completions
 from imgeval.cli_errors import one_line_errors
 from imgeval.report import DEFAULT_THUMBNAILS
 
 
 @click.command()
-@click.argument("run")
-@click.argument("other", required=False, metavar="[RUN_B]")
-@click.option("-o", "--output", metavar="FILE", required=True, help="The page to write.")
+@click.argument("run", shell_complete=completions.files)
+@click.argument("other", required=False, metavar="[RUN_B]", shell_complete=completions.files)
+@click.option(
+    "-o", "--output", metavar="FILE", required=True, shell_complete=completions.files, help="The page to write."
+)
 @click.option(
     "--thumbnails",
     "max_thumbnails",

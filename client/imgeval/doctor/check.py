@@ -28,5 +28,6 @@ def run(checks: Iterable[Callable[[], Iterable[Check]]]) -> Iterator[Check]:
         try:
             yield from check()
         except Exception as error:  # noqa: BLE001 - a machine on which something is wrong is what this is for
-            name = check.__name__.strip("_").replace("_", " ")
+            function: Any = getattr(check, "func", check)  # of a partial
+            name = function.__name__.strip("_").replace("_", " ")
             yield Check(name, "fail", f"the check broke: {type(error).__name__}: {' '.join(str(error).split())}")

@@ -170,12 +170,13 @@ def proxies(url: str) -> Iterator[Check]:
     """Proxies in the environment: gRPC takes them for every address but this machine's."""
     from imgeval.connection import LOOPBACK_HOSTS
 
-    host = url.rpartition(":")[0]
+    hosts = [each.rpartition(":")[0] for each in url.split(",")]
+    host = ",".join(dict.fromkeys(hosts))
     found = {name: os.environ[name] for name in PROXIES if os.environ.get(name)}
     shown = ", ".join(f"{name}={re.sub('//[^/@]*@', '//...@', value)}" for name, value in found.items())
     if not found:
         yield Check("proxies", "ok", "none in the environment")
-    elif host in LOOPBACK_HOSTS or urllib.request.proxy_bypass(host):
+    elif all(each in LOOPBACK_HOSTS for each in hosts) or all(map(urllib.request.proxy_bypass, hosts)):
         yield Check("proxies", "ok", f"{shown}; not used for {host}")
     else:
         yield Check("proxies", "warn", f"{shown}; used for {host}", f"if it is not meant to be: no_proxy={host}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ WIDTH_PX = 1000  # of the picture with its legend
 MARGIN_PX, LINE_PX, TEXT_PX, CELL_PX = 20, 26, 17, 76
 MIN_CELL_PX = 62  # a number and a badge beside it fit
 LABEL_PX = 190  # of the first column
+MAX_LINE = 500  # characters; no font is so narrow that more fit on a line
 GREY, TRACK = (90, 90, 90), (235, 235, 235)
 
 
@@ -62,7 +64,7 @@ def write_picture(explanation: Explanation, path: Path) -> None:
     """Write a PNG: the segments over the image, and below it the same tables. Raises OSError."""
     inner = WIDTH_PX - 2 * MARGIN_PX
     image = picture.draw_segments(explanation.rgb, explanation.segments, inner)
-    legend = _Legend(image.height + 2 * MARGIN_PX)
+    legend = Legend(image.height + 2 * MARGIN_PX)
     _write_legend(legend, explanation)
     sheet = Image.new("RGB", (WIDTH_PX, legend.y + MARGIN_PX), palette.WHITE)
     sheet.paste(image, ((WIDTH_PX - image.width) // 2, MARGIN_PX))
@@ -99,7 +101,7 @@ def _area(explanation: Explanation, number: int) -> str:
     return f"{explanation.segments[number - 1].area / (height * width):.0%}"
 
 
-class _Legend:
+class Legend:
     """Lines of text and cells, collected from the top down and drawn when their height is known."""
 
     def __init__(self, y: int) -> None:
@@ -130,8 +132,14 @@ class _Legend:
         """Text over as many lines as it takes; a word that is longer than a line is cut."""
         line = ""
         for word in " ".join(text.split()).split(" "):
-            while self._width(word) > WIDTH_PX - 2 * MARGIN_PX:
-                keep = next(n for n in range(len(word), 0, -1) if n == 1 or self._width(word[:n]) < self._room)
+            while self._width(word[:MAX_LINE]) > self._room:
+                if line:
+                    self.text(line, fill=fill)
+                    self.down()
+                    line = ""
+                lengths = range(1, min(len(word), MAX_LINE))
+                fits = bisect.bisect_right(lengths, self._room, key=lambda n: math.ceil(self._width(word[:n])))
+                keep = max(1, fits)
                 self.text(word[:keep], fill=fill)
                 self.down()
                 word = word[keep:]
@@ -146,6 +154,7 @@ class _Legend:
 
     def fitted(self, text: str, width: float) -> str:
         """`text`, cut so that it fits."""
+        text = text[:MAX_LINE]
         if self._width(text) <= width:
             return text
         return next(cut for n in range(len(text), -1, -1) if self._width(cut := f"{text[:n]}...") <= width or n == 0)
@@ -163,7 +172,7 @@ class _Legend:
         return self._ruler.textlength(text, font=picture.font(TEXT_PX))
 
 
-def _write_legend(legend: _Legend, explanation: Explanation) -> None:
+def _write_legend(legend: Legend, explanation: Explanation) -> None:
     result = explanation.result
     if result.weights_warning:
         legend.paragraph(result.weights_warning, palette.WARNING)
@@ -196,7 +205,7 @@ def _write_legend(legend: _Legend, explanation: Explanation) -> None:
         _write_relevance(legend, explanation)
 
 
-def _write_relevance(legend: _Legend, explanation: Explanation) -> None:
+def _write_relevance(legend: Legend, explanation: Explanation) -> None:
     """Keywords down and segments across, as many to a block as fit."""
     room, count = WIDTH_PX - 2 * MARGIN_PX - LABEL_PX, len(explanation.segments)
     cell_px = max(MIN_CELL_PX, min(CELL_PX, room // count))

@@ -161,7 +161,7 @@ class _Thumbnails:
     def _made(self, image: str, folder: Path | None) -> int | str:
         if "://" in image:
             return REMOTE
-        path = _local(image, folder)
+        path = local_file(image, folder)
         if path is None:
             return NO_FILE
         try:
@@ -172,9 +172,9 @@ class _Thumbnails:
         return len(self.uris) - 1
 
 
-def _local(image: str, folder: Path | None) -> Path | None:
-    """The regular file of this name: as it is, else in `folder`."""
-    for path in (Path(image), *([folder / image] if folder else [])):
+def local_file(image: str, folder: Path | None) -> Path | None:
+    """The regular file of this name: in `folder`, else as it is."""
+    for path in (*([folder / image] if folder else []), Path(image)):
         try:
             if path.is_file():  # a pipe or a device would be read for ever
                 return path

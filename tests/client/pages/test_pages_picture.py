@@ -6,6 +6,7 @@ import numpy as np
 
 from imgeval.metrics.segments import Segment
 from imgeval.pages import palette, picture
+from imgeval.pages.explain import Legend
 from tests.client.pages._explained import HEIGHT, WIDTH, explanation, rgb
 
 
@@ -60,3 +61,24 @@ def test_segments_of_an_explanation_are_drawn() -> None:
     drawn = picture.draw_segments(rgb(), explanation().segments, 1000)
     assert drawn.size == (WIDTH, HEIGHT), "never enlarged"
     assert picture.data_uri(drawn).startswith("data:image/webp;base64,")
+
+
+class Pen:
+    """Notes what is written, line by line."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def text(self, at: tuple[float, float], text: str, **_: object) -> None:
+        self.said.append(text)
+
+
+def test_a_word_longer_than_a_line_is_cut_where_it_stands() -> None:
+    pen, legend = Pen(), Legend(0)
+    legend.paragraph("before " + "x" * 3000 + " after")
+    for step in legend._steps:
+        step(pen)
+    assert pen.said[0] == "before"
+    assert pen.said[-1].endswith("after")
+    assert sum(line.count("x") for line in pen.said) == 3000
+    assert len(legend.fitted("y" * 3000, 100)) < 20
