@@ -60,7 +60,7 @@ def _target(addresses: tuple[str, ...]) -> str:
     for host, port in split:
         try:
             infos = socket.getaddrinfo(host, int(port), family, socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a part of a name that is longer than 63 characters
             raise ServerUnavailableError(f"no server at {host}:{port}: {error}") from error
         found += [f"[{info[4][0]}]:{port}" if family == socket.AF_INET6 else f"{info[4][0]}:{port}" for info in infos]
     return ("ipv6:" if family == socket.AF_INET6 else "ipv4:") + ",".join(dict.fromkeys(found))

@@ -80,9 +80,9 @@ class Connection:
         if self.compression not in get_args(Compression):
             allowed = ", ".join(get_args(Compression))
             raise InvalidInputError("compression", f"got {self.compression!r}; allowed: {allowed}")
-        if self.shared_memory and not self.local:
+        if self.shared_memory and (not self.local or len(self.addresses) > 1):  # a region is known to one server
             raise InvalidInputError(
-                "shared_memory", f"got {self.url}; allowed: a server on this machine, such as localhost:8001"
+                "shared_memory", f"got {self.url}; allowed: one server on this machine, such as localhost:8001"
             )
         if not 1 <= self.max_attempts <= MAX_ATTEMPTS:
             raise InvalidInputError("max_attempts", f"got {self.max_attempts}; allowed: 1 to {MAX_ATTEMPTS}")

@@ -69,11 +69,19 @@ def scored_rows(
     waiting: deque[tuple[int, Item]] = deque()  # read, and without a row yet
     suspects = 0  # how many of these were, or may have been, under way when the server was lost
     attempts = 0  # that the first of these has behind it
+    broken: list[Exception] = []  # what reading `todo` raised: it gives nothing more, and that is not its end
 
     def pairs(count: int | None) -> Iterator[tuple[Any, str]]:
         for _, item in list(waiting)[:count]:
             yield item.image, item.prompt
-        while count is None and (found := next(todo, None)):
+        while count is None and not broken:
+            try:
+                found = next(todo, None)
+            except Exception as error:  # noqa: BLE001 - raised again behind the rows that were read before
+                broken.append(error)
+                return
+            if found is None:
+                return
             waiting.append(found)
             yield found[1].image, found[1].prompt
 
@@ -102,4 +110,6 @@ def scored_rows(
         if lost is not None:
             outages.wait(lost)
         elif not one_by_one:
+            if broken:
+                raise broken[0]
             return

@@ -12,7 +12,8 @@ import re
 import threading
 import time
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from imgeval.contract import MAX_ENCODED_BYTES
 from imgeval.errors import InvalidInputError, MissingPackageError, install_hint
@@ -124,7 +125,6 @@ def _connect(protocol: str, timeout_s: float) -> Any:
 
         client = {
             "timeout": aiohttp.ClientTimeout(total=timeout_s),
-            "trust_env": True,  # proxies, as other programs use them
             "auto_decompress": False,  # an image is compressed already, and more may be a bomb
             "headers": {"Accept-Encoding": "identity"},
         }
@@ -139,5 +139,7 @@ def _connect(protocol: str, timeout_s: float) -> Any:
 def _open(file_system: Any, protocol: str, url: str) -> Any:
     if protocol not in HTTP:
         return file_system.open(url, "rb")
+    # The environment's proxy by itself: aiohttp's `trust_env` would also send what ~/.netrc has to hosts of the table.
+    proxy = None if proxy_bypass(urlsplit(url).hostname or "") else getproxies().get(protocol)
     # A plain stream: one request, instead of one for the size and then one for each block.
-    return file_system.open(quote(url, _AS_IT_IS), "rb", block_size=0, size=1)
+    return file_system.open(quote(url, _AS_IT_IS), "rb", block_size=0, size=1, proxy=proxy)

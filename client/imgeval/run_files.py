@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from imgeval import tabular
 from imgeval.contract import METRIC_NAMES
 from imgeval.errors import InvalidInputError
 from imgeval.runs import Row
@@ -16,6 +17,7 @@ COLUMNS: dict[str, type] = {
     name: {"index": int, "complete": bool}.get(name, float if name in _NUMBERS else str)
     for name in Row(0, "", "").to_dict()
 }
+MAX_LINE_BYTES = 8 * tabular.MAX_LINE_BYTES  # a row has what an input's row had, escaped perhaps, and its results
 _ALWAYS_THERE = ("index", "image", "prompt")  # also where they are empty
 _FROM_TEXT: dict[type, Callable[[str], Any]] = {
     int: int,
@@ -33,7 +35,7 @@ def read_run(path: Path) -> Iterator[Row]:
         MissingPackageError: Parquet without pyarrow.
     """
     is_text = format_of(path, "run") == "CSV"
-    for number, content in enumerate(read_rows(path, "run")):
+    for number, content in enumerate(read_rows(path, "run", max_line_bytes=MAX_LINE_BYTES)):
         if isinstance(content, InvalidInputError):
             raise InvalidInputError("run", f"{path}: {content}")
         try:

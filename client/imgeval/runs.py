@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from imgeval.contract import METRIC_NAMES
+from imgeval.inputs import prompt_label
 from imgeval.result import SCORE, weights_warning
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Row:
         """The row of one outcome of `Client.score_many`, as number `index` of the run."""
         result = outcome.result
         if result is None:
-            return cls(index, outcome.image, outcome.prompt, error=" ".join(str(outcome.error).split()))
+            said = prompt_label(" ".join(str(outcome.error).split()))  # may quote a file name that is no UTF-8
+            return cls(index, outcome.image, outcome.prompt, error=said)
         metrics = result.metrics
         return cls(
             index,

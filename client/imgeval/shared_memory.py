@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
@@ -16,11 +17,11 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from imgeval.errors import InvalidInputError, ServerFailedError, ServerUnavailableError
+from imgeval.errors import ServerFailedError, ServerUnavailableError
 
 MIN_SHARED_BYTES = 64 * 1024  # what is smaller goes in the message
 MIN_REGION_BYTES = 1024 * 1024
-MAX_ABANDONED = 64  # regions
+MAX_LOST = 64  # regions
 REGISTER_TIMEOUT_S = 5.0
 
 
@@ -55,7 +56,7 @@ class Regions:
         self._lock = threading.Lock()
         self._all: dict[str, Region] = {}
         self._free: list[Region] = []
-        self._abandoned = 0
+        self._lost: list[Region] = []  # of calls without an answer: the server may still be reading them
         self._age = 0
 
     def lend(self, content: bytes) -> Region:
@@ -83,38 +84,41 @@ class Regions:
         with self._lock:
             if region.name not in self._all:
                 return  # closed meanwhile
-            if not answered:
-                self._abandoned += 1
-            elif region.age == self._age:
-                self._free.append(region)
-            else:
+            if region.age != self._age:
                 self._destroy(region)
+            else:
+                (self._free if answered else self._lost).append(region)
 
-    def forget(self) -> None:
-        """The server was restarted: it knows none of the regions."""
+    def forget(self, age: int) -> None:
+        """The server was restarted: it knows none of the regions of this age, and reads none of them any more."""
         with self._lock:
+            if age != self._age:
+                return  # noticed already
             self._age += 1
-            for region in self._free:
+            for region in (*self._free, *self._lost):
                 self._destroy(region)
             self._free.clear()
+            self._lost.clear()
 
     def close(self) -> None:
         """Take all regions back from the server, where it is there, and from this machine."""
         with self._lock:
+            until = time.monotonic() + REGISTER_TIMEOUT_S  # for all of them: a server may be stuck
             for region in list(self._all.values()):
                 # A server that is gone, or takes the authorization no more, keeps nothing that could be taken back.
-                with contextlib.suppress(grpc.RpcError, ValueError, InvalidInputError):
+                with contextlib.suppress(grpc.RpcError, ValueError, ServerUnavailableError):
                     request = pb.SystemSharedMemoryUnregisterRequest(name=region.name)
                     self._stub.SystemSharedMemoryUnregister(
-                        request, timeout=REGISTER_TIMEOUT_S, metadata=self._metadata()
+                        request, timeout=max(0.0, until - time.monotonic()), metadata=self._metadata()
                     )
                 self._destroy(region)
             self._free.clear()
+            self._lost.clear()
 
     def _registered(self, size: int) -> Region:
-        if self._abandoned >= MAX_ABANDONED:
+        if len(self._lost) >= MAX_LOST:
             raise ServerFailedError(
-                f"{self._abandoned} calls ended without an answer of the server at {self._url}, which may still read "
+                f"{len(self._lost)} calls ended without an answer of the server at {self._url}, which may still read "
                 "their images in shared memory; to go on, open a new client"
             )
         try:

@@ -38,7 +38,9 @@ def format_of(path: Path, field: str) -> str:
     return found
 
 
-def read_rows(path: Path, field: str, columns: Iterable[str] = ()) -> Iterator[RowOrError]:
+def read_rows(
+    path: Path, field: str, columns: Iterable[str] = (), *, max_line_bytes: int = MAX_LINE_BYTES
+) -> Iterator[RowOrError]:
     """The rows of a table. CSV's values are text; Parquet gives `columns` alone, where they are named.
 
     Raises:
@@ -51,23 +53,23 @@ def read_rows(path: Path, field: str, columns: Iterable[str] = ()) -> Iterator[R
             yield from _read_parquet(path, field, needed)
         elif file_format == "CSV":
             with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-                yield from _read_csv(text, path, field, needed)
+                yield from _read_csv(text, path, field, needed, max_line_bytes)
         else:
             with path.open("rb") as file:
-                yield from read_json_lines(file)
+                yield from read_json_lines(file, max_line_bytes)
     except OSError as error:
         raise InvalidInputError(field, f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def read_json_lines(file: IO[bytes]) -> Iterator[RowOrError]:
+def read_json_lines(file: IO[bytes], max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[RowOrError]:
     """The objects of JSONL; blank lines are none."""
     number = 0
-    while line := file.readline(MAX_LINE_BYTES):
+    while line := file.readline(max_line_bytes):
         number += 1
-        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-            while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+        if len(line) == max_line_bytes and not line.endswith(b"\n"):
+            while (rest := file.readline(max_line_bytes)) and not rest.endswith(b"\n"):
                 pass
-            yield InvalidInputError("row", f"line {number} is longer than the {MAX_LINE_BYTES} bytes that are allowed")
+            yield InvalidInputError("row", f"line {number} is longer than the {max_line_bytes} bytes that are allowed")
             continue
         if line.isspace():
             continue
@@ -86,9 +88,7 @@ def count_rows(path: Path, field: str) -> int:
     """How many rows `read_rows` gives, found without making them; a line of JSONL beyond the limit may count twice."""
     file_format = format_of(path, field)
     if file_format == "Parquet":
-        with _parquet().ParquetFile(path) as table:
-            count: int = table.metadata.num_rows
-            return count
+        return _parquet_rows(path, field)
     if file_format == "CSV":
         return sum(1 for _ in read_rows(path, field))
     with path.open("rb") as file:
@@ -124,10 +124,12 @@ def _csv_text(value: Any) -> Any:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def _read_csv(text: IO[str], path: Path, field: str, needed: tuple[str, ...]) -> Iterator[RowOrError]:
+def _read_csv(
+    text: IO[str], path: Path, field: str, needed: tuple[str, ...], max_line_chars: int
+) -> Iterator[RowOrError]:
     """Rows of exactly as many fields as the header: a prompt with a comma and no quotes is not cut in silence."""
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
-    reader = csv.reader(_bounded_lines(text, path, field), strict=True)
+    csv.field_size_limit(max(csv.field_size_limit(), max_line_chars))
+    reader = csv.reader(_bounded_lines(text, path, field, max_line_chars), strict=True)
     try:
         header = next(reader, [])
     except csv.Error as error:
@@ -140,7 +142,10 @@ def _read_csv(text: IO[str], path: Path, field: str, needed: tuple[str, ...]) ->
         except StopIteration:
             return
         except csv.Error as error:
-            yield InvalidInputError("row", f"{_lines(first, reader.line_num)}: {error}")
+            where = _lines(first, reader.line_num)
+            if reader.line_num > first:  # a quote that is not closed takes the rows behind it
+                raise InvalidInputError(field, f"{path}, {where}: a quote is not closed ({error})") from error
+            yield InvalidInputError("row", f"{where}: {error}")
             continue
         if len(values) == len(header):
             yield dict(zip(header, values, strict=True))
@@ -151,12 +156,12 @@ def _read_csv(text: IO[str], path: Path, field: str, needed: tuple[str, ...]) ->
             )
 
 
-def _bounded_lines(text: IO[str], path: Path, field: str) -> Iterator[str]:
+def _bounded_lines(text: IO[str], path: Path, field: str, max_line_chars: int) -> Iterator[str]:
     number = 0
-    while line := text.readline(MAX_LINE_BYTES):
+    while line := text.readline(max_line_chars):
         number += 1
-        if len(line) == MAX_LINE_BYTES and not line.endswith(("\n", "\r")):
-            raise InvalidInputError(field, f"{path}, line {number} has {MAX_LINE_BYTES} characters or more")
+        if len(line) == max_line_chars and not line.endswith(("\n", "\r")):
+            raise InvalidInputError(field, f"{path}, line {number} has {max_line_chars} characters or more")
         yield line
 
 
@@ -172,7 +177,18 @@ def _read_parquet(path: Path, field: str, needed: tuple[str, ...]) -> Iterator[R
             _check_columns(table.schema_arrow.names, path, field, needed)
             for batch in table.iter_batches(BATCH_ROWS, columns=list(needed) or None):
                 yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise InvalidInputError(field, f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _parquet_rows(path: Path, field: str) -> int:
+    import pyarrow
+
+    try:
+        with _parquet().ParquetFile(path) as table:
+            count: int = table.metadata.num_rows
+            return count
+    except (OSError, pyarrow.ArrowException) as error:
         raise InvalidInputError(field, f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 

@@ -101,6 +101,7 @@ class GrpcTransport:
         """
         self._connection = Connection.of(where)
         self.url = self._connection.url
+        self._connection.authorization()  # a file that is not there is a wrong option, and not a failure of each call
         self._channel = open_channel(self._connection)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._regions = Regions(self._stub, self.url, self._metadata) if self._connection.shared_memory else None
@@ -187,7 +188,7 @@ class GrpcTransport:
             return {name: self._output(result, name) for name in outputs}
 
         def failure(error: grpc.RpcError) -> ImgevalError:
-            return self._refusal(error) or self._inference_failure(error, timeout_s, reached)
+            return self._refusal(error) or self._inference_failure(error, timeout_s, reached, lent)
 
         def end(answered: bool) -> None:
             for region in lent:
@@ -254,7 +255,10 @@ class GrpcTransport:
         return future
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        value = self._connection.authorization()
+        try:
+            value = self._connection.authorization()
+        except InvalidInputError as error:  # it was there before: whoever renews it may be at it just now
+            raise ServerUnavailableError(f"no authorization for {self.url}: {error}") from error
         return () if value is None else (("authorization", value),)
 
     # --- what a failure means ----------------------------------------------------------------------------------------
@@ -269,10 +273,12 @@ class GrpcTransport:
             return ServerUnavailableError(f"the server at {self.url} refused {given}: {status.name}: {_message(error)}")
         return None if self._open else self._closed()
 
-    def _inference_failure(self, error: grpc.RpcError, timeout_s: float, reached: bool) -> ImgevalError:
+    def _inference_failure(
+        self, error: grpc.RpcError, timeout_s: float, reached: bool, lent: Sequence[Region] = ()
+    ) -> ImgevalError:
         status, message = error.code(), _message(error)
-        if self._regions and "shared memory region" in message:
-            self._regions.forget()
+        if self._regions and lent and "shared memory region" in message:
+            self._regions.forget(lent[0].age)
             return ServerLostError(f"the server at {self.url} was restarted and has lost the image: {message}")
         if status is grpc.StatusCode.INVALID_ARGUMENT:
             # "in ensemble 'imgeval', preprocess: IMAGE: got ..." -> the field and what is wrong with it

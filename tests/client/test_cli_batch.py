@@ -103,6 +103,24 @@ def test_stdin_and_a_template(table: Path, tmp_path: Path) -> None:
     assert [row.prompt for row in read_run(output)] == ["a good one"] * 3
 
 
+def test_a_file_name_that_is_no_utf_8_is_a_row_with_its_error(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(b"image,prompt\ncaf\xe9.jpg,a dog\n")
+    with serving(scoring()) as url:
+        code, _, err = ended(tmp_path / "in.csv", "-o", tmp_path / "out.jsonl", "--url", url)
+    assert code == 2, err
+    (row,) = read_run(tmp_path / "out.jsonl")
+    assert row.error == "IMAGE: caf?.jpg does not exist"
+
+
+def test_a_token_file_that_is_not_there_is_no_row(table: Path) -> None:
+    output = table.with_name("out.csv")
+    arguments = [table, "-o", output, "--url", "127.0.0.1:1", "--token-file", "/nowhere/token"]
+    code, out, err = ended(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: token_file: /nowhere/token cannot be read")
+    assert not output.exists() and not output.with_name("out.csv.partial").exists()
+
+
 def test_only_where_every_row_failed_the_exit_code_says_so(table: Path) -> None:
     table.write_text("image,prompt\ngone,a dog\nbroken,a cat\n")
     output = table.with_name("out.csv")

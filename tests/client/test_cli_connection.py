@@ -80,7 +80,7 @@ def test_several_servers(image: Path, unused_port: int) -> None:
     [
         (("--url", "a:1", "--client-cert", "c.pem"), "client_key: got none beside client_cert; allowed: both or none"),
         (("--url", "a:1", "--ca-cert", "/nowhere.pem"), "ca_cert: /nowhere.pem cannot be read: "),
-        (("--url", "a:1", "--shared-memory"), "shared_memory: got a:1; allowed: a server on this machine"),
+        (("--url", "a:1", "--shared-memory"), "shared_memory: got a:1; allowed: one server on this machine"),
         (("--url", "a:1", "--max-attempts", "9"), "max_attempts: got 9; allowed: 1 to 5"),
         (("--url", "a:1", "--token-file", "t"), "token: got one for a server on another machine without TLS"),
         (("--url", "localhost:1", "--token-file", "/nowhere"), "token_file: /nowhere cannot be read: "),

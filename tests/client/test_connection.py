@@ -31,7 +31,7 @@ SECRET = "s3cret-t0ken"
         ("a:1", {"tls": True, "token": f"{SECRET}\nx: y"}, "token: got 17 characters; allowed"),
         ("a:1", {"tls": True, "token": f"{SECRET}é"}, "token: got 13 characters; allowed"),
         ("a:1", {"compression": "zip"}, "compression: got 'zip'; allowed: none, gzip, deflate"),
-        ("a:1", {"shared_memory": True}, "shared_memory: got a:1; allowed: a server on this machine"),
+        ("a:1", {"shared_memory": True}, "shared_memory: got a:1; allowed: one server on this machine"),
         ("a:1", {"max_attempts": 0}, "max_attempts: got 0; allowed: 1 to 5"),
         ("a:1", {"max_attempts": 6}, "max_attempts: got 6; allowed: 1 to 5"),
     ],

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgeval import Client, DeadlineExceededError, ServerFailedError, ServerUnavailableError, outages
+from imgeval import (
+    Client,
+    DeadlineExceededError,
+    InvalidInputError,
+    ServerFailedError,
+    ServerUnavailableError,
+    outages,
+)
 from imgeval.errors import ServerLostError
 from imgeval.inputs import LazyImage
 from imgeval.outages import MAX_ATTEMPTS, Outages, scored_rows
@@ -144,3 +151,20 @@ def test_items_are_read_as_they_are_needed() -> None:
     found = rows(FakeTransport(answer=lambda image, prompt: DETAILS), 1_000_000_000)
     assert [next(found).index for _ in range(100)] == list(range(100))
     found.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("deaths", [{}, {"0": 1}, {"1": 9}])
+def test_an_input_that_breaks_is_not_an_input_that_ends(deaths: dict[str, int]) -> None:
+    """Also where the server is lost just then: the rows that were read are made, and the error is not forgotten."""
+
+    def breaking() -> Iterator[tuple[int, Item]]:
+        for index in range(3):
+            yield index, Item(LazyImage("a.png", lambda: b"image"), str(index))
+        raise InvalidInputError("INPUT", "in.csv cannot be read")
+
+    client = Client(transport=Mortal(deaths))
+    made: list[int] = []
+    found = scored_rows(client, breaking(), ("clip",), 8, Outages(client, WAIT_S, lambda note: None))
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        made.extend(row.index for row in found)
+    assert made == [0, 1, 2]

@@ -27,6 +27,7 @@ from imgeval import (
     shared_memory,
 )
 from imgeval.embedded.server import EmbeddedServer
+from imgeval.shared_memory import MAX_LOST, Regions
 from tests.fake_transport import DETAILS
 from tests.fake_triton import Servicer, scoring, serving
 
@@ -147,7 +148,7 @@ def test_a_server_that_was_restarted_is_told_anew() -> None:
 
 
 def test_memory_of_a_call_without_an_answer_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_memory, "MAX_ABANDONED", 2)
+    monkeypatch.setattr(shared_memory, "MAX_LOST", 2)
     used: list[str] = []
     release = threading.Event()
 
@@ -206,3 +207,43 @@ def test_closing_during_a_call_leaves_nothing() -> None:
         assert ended
         with pytest.raises(ServerUnavailableError, match="was closed"):
             client.score(PICTURE, "a dog")
+
+
+class Server:
+    """Takes every region, and knows what it was told."""
+
+    def __init__(self) -> None:
+        self.known: set[str] = set()
+
+    def SystemSharedMemoryRegister(self, request: Any, **_: object) -> None:  # noqa: N802 - gRPC's
+        self.known.add(request.name)
+
+    def SystemSharedMemoryUnregister(self, request: Any, **_: object) -> None:  # noqa: N802 - gRPC's
+        self.known.discard(request.name)
+
+
+def test_a_restart_gives_back_what_its_calls_held() -> None:
+    regions = Regions(Server(), "u", tuple)
+    for _ in range(3 * MAX_LOST):
+        region = regions.lend(b"image")
+        region.give_back(answered=False)
+        regions.forget(region.age)
+    assert regions._all == {}
+    regions.close()
+
+
+def test_a_restart_is_noticed_once() -> None:
+    """By every call that it cost: none of them may take what the new server was told in between."""
+    server = Server()
+    regions = Regions(server, "u", tuple)
+    first, second = regions.lend(b"1"), regions.lend(b"2")
+    server.known.clear()
+    regions.forget(first.age)
+    first.give_back(answered=True)
+    third = regions.lend(b"3")
+    regions.forget(second.age)
+    second.give_back(answered=True)
+    third.give_back(answered=True)
+    assert server.known == {third.name} == set(regions._all)
+    regions.close()
+    assert server.known == set()

@@ -48,14 +48,18 @@ def test_csv_keeps_quotes_commas_and_line_ends_inside_a_field(tmp_path: Path) ->
 
 
 def test_a_csv_row_of_another_length_or_with_broken_quotes_is_an_error_in_its_turn(tmp_path: Path) -> None:
-    text = 'image,prompt\na.png,a red, shiny car\nb.png\nc.png,"x"y\nd.png,ok\ne.png,"never\nclosed'
+    text = 'image,prompt\na.png,a red, shiny car\nb.png\nc.png,"x"y\nd.png,ok'
     found = read(tmp_path / "t.csv", text)
     assert found[0] == "row: line 2: got 3 fields, the header has 2 (a comma without quotes?)"
     assert found[1] == "row: line 3: got 1 fields, the header has 2 (a comma without quotes?)"
     assert found[2].startswith("row: line 4: ")
     assert found[3] == {"image": "d.png", "prompt": "ok"}
-    assert found[4].startswith("row: lines 6 to 7: ")
-    assert len(found) == 5
+    assert len(found) == 4
+
+
+def test_a_quote_that_is_not_closed_is_refused_with_what_it_takes(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"t\.csv, lines 3 to 4: a quote is not closed"):
+        read(tmp_path / "t.csv", 'image,prompt\na.png,ok\nb.png,"never\nc.png,closed')
 
 
 def test_text_that_is_not_utf8_reaches_the_prompts_own_check(tmp_path: Path) -> None:

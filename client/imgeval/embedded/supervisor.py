@@ -29,7 +29,8 @@ POLL_INTERVAL_S = 0.2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CRASHES = tuple(-number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL))  # exit statuses
 MAX_RESTARTS = 10  # of one server; what crashes more often than that is of no use
-MIN_LIFE_S = 5.0  # what crashes sooner does so while it loads, and would again
+MIN_LIFE_S = 5.0  # what crashes sooner may do so while it loads, and would again,
+MAX_SHORT_LIVES = 3  # or of one request that is sent again: `outages.MAX_ATTEMPTS`
 # Loopback, so never by a proxy that the environment names.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -119,10 +120,12 @@ def run(spec: Spec) -> int:
     fresh.write_text(json.dumps(content, indent=2), encoding="utf-8")
     fresh.replace(state)
     try:
+        short = 0  # lives in a row that were too short
         for left in reversed(range(MAX_RESTARTS + 1)):
             started = time.monotonic()
             _watch(server, spec)
-            if server.poll() not in CRASHES or time.monotonic() - started < MIN_LIFE_S or not left:
+            short = short + 1 if time.monotonic() - started < MIN_LIFE_S else 0
+            if server.poll() not in CRASHES or short > MAX_SHORT_LIVES or not left:
                 break
             remove_leftovers(spec.shm_prefix)
             server = _start(spec, f"tritonserver ended with status {server.returncode}, and is started again\n")
