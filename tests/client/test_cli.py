@@ -260,6 +260,13 @@ def test_a_server_that_answers_nonsense(photo: Path, details: bytes) -> None:
         assert_one_line(score(photo, "coffee", "--url", url), 4, f"the server at {url}")
 
 
+# Where these tests run in the background of a shell, SIGINT is ignored, and programs inherit that. Not by `preexec_fn`,
+# which forks a process in which gRPC is at work.
+INTERRUPTIBLE = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 @pytest.mark.parametrize("command", ["score", "score several", "rank", "match"])
 def test_ctrl_c(photo: Path, command: str) -> None:
     asked, release = threading.Event(), threading.Event()
@@ -274,11 +281,9 @@ def test_ctrl_c(photo: Path, command: str) -> None:
     arguments = {"rank": pair[::-1], "score several": pair * 3}.get(command, pair)
     with serving(wait) as url:
         process = subprocess.Popen(
-            [program, command.split()[0], *arguments, "--url", url],
+            [sys.executable, "-c", INTERRUPTIBLE, program, command.split()[0], *arguments, "--url", url],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # Where these tests run in the background of a shell, SIGINT is ignored, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert asked.wait(60)
         process.send_signal(signal.SIGINT)
