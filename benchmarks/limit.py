@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 import numpy as np
@@ -40,12 +39,7 @@ class Network:
 @options.rounds(7)
 @options.reported("limit")
 def command(
-    profile: str,
-    repository: Path | None,
-    precision: tuple[str, ...],
-    without_parts: tuple[str, ...],
-    overrides: tuple[str, ...],
-    random_weights: bool,
+    chosen: serving.Chosen,
     rounds: int,
 ) -> options.Report:
     """FLOPs of each metric and network, their times, and the fraction of the matrix peak that they reach.
@@ -56,7 +50,7 @@ def command(
     """
     photo = pictures.photos(1)[0]
     image = pictures.jpeg(0, photo.rgb.shape[1], photo.rgb.shape[0])
-    with serving.setup(profile, repository, precision, without_parts, overrides, random_weights) as setup:
+    with serving.setup(chosen) as setup:
         recorder = Recorder(setup.repository)
         metrics = {name: needed(recorder, image, photo.prompt, name) for name in COUNTED if name in setup.metrics}
         networks = _networks(recorder, image, photo.prompt)

@@ -12,12 +12,19 @@ from typing import Any
 
 import click
 
-from benchmarks import document, machine
+from benchmarks import document, machine, serving
 from imgeval.errors import ImgevalError
 
 
 def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which repository is measured."""
+    """Which repository is measured: the command gets it as one `serving.Chosen`, its first argument."""
+
+    @functools.wraps(command)
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        own = {name: kwargs.pop(name) for name in serving.Chosen.__dataclass_fields__}
+        return command(serving.Chosen(**own), *args, **kwargs)
+
+    decorated: Callable[..., Any] = chosen
     for option in (
         click.option("--random-weights", is_flag=True, help="Stand-ins for checkpoints: speeds, no scores."),
         click.option("--set", "overrides", multiple=True, metavar="OPTION=VALUE", help="As imgeval-export build."),
@@ -30,8 +37,8 @@ def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--profile", default="starter", show_default=True),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 def rounds(default: int) -> Callable[..., Any]:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -75,12 +74,7 @@ def run_load(request: Callable[[], object], concurrency: int, count: int, cpu: C
 @click.option("--requests", "per_round", default=32, show_default=True, type=click.IntRange(min=16), help="A round.")
 @options.reported("overhead")
 def command(
-    profile: str,
-    repository: Path | None,
-    precision: tuple[str, ...],
-    without_parts: tuple[str, ...],
-    overrides: tuple[str, ...],
-    random_weights: bool,
+    chosen: serving.Chosen,
     rounds: int,
     metrics: str,
     per_round: int,
@@ -90,7 +84,7 @@ def command(
     Example: python -m benchmarks overhead --profile starter --metrics clip
     """
     image = pictures.jpeg_of_bytes(FILE_BYTES)
-    with serving.setup(profile, repository, precision, without_parts, overrides, random_weights) as setup:
+    with serving.setup(chosen) as setup:
         names = setup.check(metrics)
         with serving.served(setup) as running:
             bare, transport = Bare(setup.repository), GrpcTransport(running.url)

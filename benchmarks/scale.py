@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 import numpy as np
@@ -27,12 +26,7 @@ SIDES_PX = (256, 512, 1024, 2048, 4096)
 @click.option("--requests", "per_round", default=32, show_default=True, type=click.IntRange(min=16), help="A round.")
 @options.reported("scale")
 def command(
-    profile: str,
-    repository: Path | None,
-    precision: tuple[str, ...],
-    without_parts: tuple[str, ...],
-    overrides: tuple[str, ...],
-    random_weights: bool,
+    chosen: serving.Chosen,
     rounds: int,
     metrics: str,
     per_round: int,
@@ -42,7 +36,7 @@ def command(
     Example: python -m benchmarks scale --profile starter --metrics clip,sam_clip,iqa
     """
     with (
-        serving.setup(profile, repository, precision, without_parts, overrides, random_weights) as setup,
+        serving.setup(chosen) as setup,
         serving.served(setup) as running,
     ):
         names = setup.check(metrics)

@@ -61,18 +61,22 @@ class Setup:
         return f"weights are {self.weights_kind}: these are speeds, and nothing here is a score\n"
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What the options of a command say: a repository that is built, or how to build one."""
+
+    profile: str
+    repository: Path | None
+    precision: tuple[str, ...]
+    without_parts: tuple[str, ...]
+    overrides: tuple[str, ...]
+    random_weights: bool
+
+
 @contextlib.contextmanager
-def setup(
-    profile: str,
-    repository: Path | None,
-    precision: tuple[str, ...],
-    without_parts: tuple[str, ...],
-    overrides: tuple[str, ...],
-    random_weights: bool,
-    *,
-    cache_mib: int = 0,
-) -> Iterator[Setup]:
-    """The given repository, or one built for the time being; without caches, which would answer repeated work."""
+def setup(chosen: Chosen, *, cache_mib: int = 0) -> Iterator[Setup]:
+    """The chosen repository, or one built for the time being; without caches, which would answer repeated work."""
+    repository = chosen.repository
     if repository is not None:
         found = read_manifest(repository)
         if not found:
@@ -84,14 +88,14 @@ def setup(
         yield Setup.of(repository)
         return
     options = BuildOptions(
-        overrides=overrides,
-        without_parts=without_parts,
-        precision=precision,
-        random_weights=random_weights,
+        overrides=chosen.overrides,
+        without_parts=chosen.without_parts,
+        precision=chosen.precision,
+        random_weights=chosen.random_weights,
         cache_mib=cache_mib,
     )
     with tempfile.TemporaryDirectory(prefix="imgeval-benchmark-") as scratch:
-        built = build(profile, Path(scratch) / "repository", paths.weights(), _say, options)
+        built = build(chosen.profile, Path(scratch) / "repository", paths.weights(), _say, options)
         yield Setup.of(built)
 
 

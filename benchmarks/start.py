@@ -23,12 +23,7 @@ SERVER_STARTS = 3  # at most: each loads every model
 @options.rounds(7)
 @options.reported("start")
 def command(
-    profile: str,
-    repository: Path | None,
-    precision: tuple[str, ...],
-    without_parts: tuple[str, ...],
-    overrides: tuple[str, ...],
-    random_weights: bool,
+    chosen: serving.Chosen,
     rounds: int,
 ) -> options.Report:
     """Times from a command to its answer, each in a process of its own.
@@ -37,7 +32,7 @@ def command(
     """
     image = str(Path(__file__).parent.parent / "examples" / "coffee.jpg")
     scripts = Path(sys.executable).parent
-    with serving.setup(profile, repository, precision, without_parts, overrides, random_weights) as setup:
+    with serving.setup(chosen) as setup:
         starts = []
         for _ in range(min(rounds, SERVER_STARTS)):
             begin = time.perf_counter()

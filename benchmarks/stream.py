@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import numpy as np
@@ -30,12 +29,7 @@ SAMPLES = 20
 )
 @options.reported("stream")
 def command(
-    profile: str,
-    repository: Path | None,
-    precision: tuple[str, ...],
-    without_parts: tuple[str, ...],
-    overrides: tuple[str, ...],
-    random_weights: bool,
+    chosen: serving.Chosen,
     metrics: str,
     count: int,
 ) -> options.Report:
@@ -45,9 +39,7 @@ def command(
     """
     rows: list[tuple[int, int, int]] = []
     with (
-        serving.setup(
-            profile, repository, precision, without_parts, overrides, random_weights, cache_mib=DEFAULT_MIB
-        ) as setup,
+        serving.setup(chosen, cache_mib=DEFAULT_MIB) as setup,
         serving.served(setup) as running,
         Client(running.url, timeout_s=TIMEOUT_S) as client,
     ):

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 import numpy as np
@@ -92,12 +91,7 @@ class Row:
 @click.option("--groups", default="", metavar="A,B", help=f"Of {', '.join((*GROUPS, ALL))}; default: each.")
 @options.reported("upstream")
 def command(
-    profile: str,
-    repository: Path | None,
-    precision: tuple[str, ...],
-    without_parts: tuple[str, ...],
-    overrides: tuple[str, ...],
-    random_weights: bool,
+    chosen: serving.Chosen,
     rounds: int,
     images: int,
     groups: str,
@@ -109,10 +103,10 @@ def command(
     Example: python -m benchmarks upstream --profile cpu --random-weights --precision bf16
     """
     photos = pictures.photos(images)
-    with serving.setup(profile, repository, precision, without_parts, overrides, random_weights) as setup:
+    with serving.setup(chosen) as setup:
         if setup.profile == "starter":
             raise click.UsageError("upstream compares the profiles cpu and full; give --profile cpu")
-        chosen = _chosen(groups, setup.metrics)
+        asked = _chosen(groups, setup.metrics)
         upstream = Upstream(setup)
         upstream.warm_up(photos[0])
         with serving.served(setup) as running, Client(running.url, timeout_s=TIMEOUT_S) as client:
@@ -128,7 +122,7 @@ def command(
             with serving.peak(lambda: serving.server_bytes(running)) as largest:
                 rows = {
                     name: _compare(name, serve, upstream.run, metrics, photos, rounds)
-                    for name, metrics in chosen.items()
+                    for name, metrics in asked.items()
                 }
     sizes = ", ".join(f"{photo.rgb.shape[1]} x {photo.rgb.shape[0]}" for photo in photos)
     headings = [

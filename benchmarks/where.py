@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -35,12 +34,7 @@ NUMBERS_PX = 110
 @options.rounds(3)
 @options.reported("where")
 def command(
-    profile: str,
-    repository: Path | None,
-    precision: tuple[str, ...],
-    without_parts: tuple[str, ...],
-    overrides: tuple[str, ...],
-    random_weights: bool,
+    chosen: serving.Chosen,
     rounds: int,
 ) -> options.Report:
     """The share of each model in a request for all metrics, as a table and, with --write, docs/where-PROFILE.svg.
@@ -48,7 +42,7 @@ def command(
     Example: python -m benchmarks where --profile starter
     """
     photo = pictures.photos(1)[0]
-    with serving.setup(profile, repository, precision, without_parts, overrides, random_weights) as setup:
+    with serving.setup(chosen) as setup:
         with serving.served(setup) as running, Client(running.url, timeout_s=TIMEOUT_S) as client:
             client.score(photo.image, photo.prompt)
             before, start = serving.statistics(running.url), time.perf_counter()
