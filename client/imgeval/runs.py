@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from imgeval.contract import METRIC_NAMES
-from imgeval.inputs import prompt_label
 from imgeval.result import SCORE, weights_warning
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ class Row:
         """The row of one outcome of `Client.score_many`, as number `index` of the run."""
         result = outcome.result
         if result is None:
+            from imgeval.inputs import prompt_label  # numpy, which who reads a run may do without
+
             said = prompt_label(" ".join(str(outcome.error).split()))  # may quote a file name that is no UTF-8
             return cls(index, outcome.image, outcome.prompt, error=said)
         metrics = result.metrics
