@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from imgeval import completions
-from imgeval.connection import Compression, Connection
+from imgeval.connection import DEFAULT_TIMEOUT_S, Compression, Connection
 
 if TYPE_CHECKING:
     from imgeval.client import Client
@@ -50,7 +50,7 @@ _OPTIONS = (
         "--timeout",
         "timeout_s",
         envvar="IMGEVAL_TIMEOUT",
-        default=60.0,
+        default=DEFAULT_TIMEOUT_S,
         show_default=True,
         type=click.FloatRange(min=0, min_open=True),
         help="Deadline in seconds for each of the server's answers.",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from imgeval import compare, many
 from imgeval.compare import COSINE, Matrix, Ranking
-from imgeval.connection import Connection
+from imgeval.connection import DEFAULT_TIMEOUT_S, Connection
 from imgeval.core import Core
 from imgeval.inputs import check_metrics
 from imgeval.many import DEFAULT_CONCURRENCY, Outcome
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from imgeval.inputs import ImageLike
 
 DEFAULT_URL = "localhost:8001"
-DEFAULT_TIMEOUT_S = 60.0
 
 
 class _AnyClient:

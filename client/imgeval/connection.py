@@ -14,6 +14,7 @@ from imgeval.errors import InvalidInputError
 Compression = Literal["none", "gzip", "deflate"]
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+DEFAULT_TIMEOUT_S = 60.0  # of a call, with all its attempts
 MAX_ATTEMPTS = 5  # gRPC's own limit
 MAX_TOKEN_BYTES = 8 * 1024  # of one header, as most servers and proxies have it
 
